@@ -1,0 +1,6 @@
+//! renet turns one Linux server into what a folder of YAML manifests says it
+//! is, and keeps it so.
+
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod model;

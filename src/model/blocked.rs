@@ -1,0 +1,170 @@
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Guid, Name, NetworkId, Size};
+
+/// What a plan is made for: everything that has steps or a reason to have none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Object {
+    /// The machine's own record.
+    Machine,
+    /// The datastore.
+    Datastore,
+    /// A repository.
+    Repository(Guid),
+    /// A project (kind `Service`) of a repository.
+    Service(Guid, Name),
+    /// A route.
+    Route(Name),
+    /// The reverse proxy and the published route table.
+    Proxy,
+}
+
+impl Object {
+    /// The repository that it belongs to.
+    pub fn repository(&self) -> Option<Guid> {
+        match self {
+            Object::Repository(guid) | Object::Service(guid, _) => Some(*guid),
+            _ => None,
+        }
+    }
+}
+
+/// Why nothing may be done for an object: the public list of DESIGN §6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason")]
+pub enum Blocked {
+    /// A part could not be read.
+    Unknown(#[serde(rename = "message")] String),
+    /// An image without a record lies in the datastore while a new repository is wanted.
+    UnknownImage {
+        /// The images nobody knows.
+        images: Vec<Guid>,
+    },
+    /// A setting that is read at creation alone has changed.
+    Immutable {
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        is: String,
+        /// What the manifest wants.
+        wanted: String,
+    },
+    /// The record says that an image was made, and it is gone.
+    ImageMissing,
+    /// The datastore that belongs to this machine is not there.
+    DatastoreMissing {
+        /// What is there instead.
+        found: String,
+    },
+    /// No manifest says what the datastore should be.
+    NoDatastore,
+    /// A step failed in this run.
+    StepFailed {
+        /// The step, as shown.
+        step: String,
+        /// What went wrong.
+        error: String,
+    },
+    /// This very revision failed before.
+    RevisionFailed,
+    /// Waits for another object.
+    DependencyBlocked {
+        /// The object waited for, as shown.
+        on: String,
+    },
+    /// The manifest could not be made concrete.
+    Unresolved(#[serde(rename = "message")] String),
+    /// The network id belongs to somebody else.
+    NetworkIdInUse {
+        /// The id.
+        id: NetworkId,
+        /// Who has it.
+        by: String,
+    },
+    /// It does not fit.
+    NoRoom {
+        /// What is asked for.
+        wanted: Size,
+        /// What is left.
+        free: Size,
+    },
+    /// Another source declares this object.
+    OwnedElsewhere {
+        /// That source.
+        owner: String,
+    },
+    /// More danger than what was shown.
+    NotShown,
+    /// A step was planned that cannot be done. Never public: a bug of the planner.
+    NotReady(String),
+}
+
+impl Blocked {
+    /// The reason's name, as it is shown and documented.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Blocked::Unknown(_) => "Unknown",
+            Blocked::UnknownImage { .. } => "UnknownImage",
+            Blocked::Immutable { .. } => "Immutable",
+            Blocked::ImageMissing => "ImageMissing",
+            Blocked::DatastoreMissing { .. } => "DatastoreMissing",
+            Blocked::NoDatastore => "NoDatastore",
+            Blocked::StepFailed { .. } => "StepFailed",
+            Blocked::RevisionFailed => "RevisionFailed",
+            Blocked::DependencyBlocked { .. } => "DependencyBlocked",
+            Blocked::Unresolved(_) => "Unresolved",
+            Blocked::NetworkIdInUse { .. } => "NetworkIdInUse",
+            Blocked::NoRoom { .. } => "NoRoom",
+            Blocked::OwnedElsewhere { .. } => "OwnedElsewhere",
+            Blocked::NotShown => "NotShown",
+            Blocked::NotReady(_) => "NotReady",
+        }
+    }
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blocked::Unknown(why) => write!(f, "could not be read: {why}"),
+            Blocked::UnknownImage { images } => {
+                f.write_str("images without a record lie in the datastore:")?;
+                for image in images {
+                    write!(f, " {image}")?;
+                }
+                f.write_str("; give the manifest `guid:` to take one over, or move it away")
+            }
+            Blocked::Immutable { field, is, wanted } => write!(
+                f,
+                "`{field}` is read at creation alone: it is {is}, the manifest wants {wanted}"
+            ),
+            Blocked::ImageMissing => {
+                f.write_str("its image is gone, and one is never made in its place; bring it back")
+            }
+            Blocked::DatastoreMissing { found } => write!(
+                f,
+                "the datastore of this machine is not there ({found}); none is made in its place"
+            ),
+            Blocked::NoDatastore => {
+                f.write_str("there is no datastore, and no Machine manifest says how large one should be")
+            }
+            Blocked::StepFailed { step, error } => write!(f, "{step} failed: {error}"),
+            Blocked::RevisionFailed => f.write_str(
+                "this revision failed before and is not tried again; change it, or run with --retry",
+            ),
+            Blocked::DependencyBlocked { on } => write!(f, "waits for {on}"),
+            Blocked::Unresolved(message) => f.write_str(message),
+            Blocked::NetworkIdInUse { id, by } => write!(f, "network id {id} in use by {by}"),
+            Blocked::NoRoom { wanted, free } => {
+                write!(f, "no room: {wanted} wanted, {free} free")
+            }
+            Blocked::OwnedElsewhere { owner } => write!(f, "belongs to {owner}"),
+            Blocked::NotShown => {
+                f.write_str("would do more harm than the plan that was shown; run again to see it")
+            }
+            Blocked::NotReady(what) => write!(f, "bug: planned before it could be done: {what}"),
+        }
+    }
+}

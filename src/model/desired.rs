@@ -1,0 +1,171 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{
+    Blocked, Digest, FileSet, Guid, HostName, Name, NetworkId, Object, Owner, Size, Slot, Slots,
+};
+
+/// What the machine should be, with nothing left open: every id, slot and hash
+/// is settled. Made by `resolve`, once a wave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The source that all of this comes from.
+    pub owner: Owner,
+    /// The machine's name, where a Machine manifest gives one.
+    pub machine: Option<Name>,
+    /// The datastore, where a Machine manifest describes one.
+    pub datastore: Option<DatastoreSpec>,
+    /// The proxy, where routes need one.
+    pub proxy: Option<ProxySpec>,
+    /// The repositories.
+    pub repositories: BTreeMap<Guid, RepositorySpec>,
+    /// The routes.
+    pub routes: BTreeMap<Name, RouteSpec>,
+    /// What could not be settled, and why.
+    pub unresolved: Vec<(Object, Blocked)>,
+    /// What each guid of this machine is called.
+    pub names: BTreeMap<Guid, Name>,
+    /// Failed revisions are tried again.
+    pub retry: bool,
+}
+
+/// The datastore as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatastoreSpec {
+    /// At least this large.
+    pub size: Size,
+    /// Its backing file.
+    pub file: PathBuf,
+    /// The UUID that a new one gets.
+    pub uuid: Uuid,
+}
+
+/// The reverse proxy as wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProxySpec {
+    /// The port for HTTP, on all addresses (loopback only beneath a root of its own).
+    pub http: u16,
+}
+
+/// What a repository should be doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RunState {
+    /// Mounted, daemon up, projects running.
+    #[default]
+    Running,
+    /// Mounted, daemon up, nothing running.
+    Stopped,
+    /// Closed.
+    Offline,
+}
+
+/// A repository as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositorySpec {
+    /// Its identity.
+    pub guid: Guid,
+    /// Its name.
+    pub name: Name,
+    /// Its network.
+    pub network: NetworkId,
+    /// At least this large.
+    pub size: Size,
+    /// What it should be doing.
+    pub state: RunState,
+    /// Every service's slot.
+    pub slots: Slots,
+    /// Its projects; those that could not be resolved are missing here and
+    /// stand in [`Desired::unresolved`].
+    pub projects: BTreeMap<Name, Arc<ProjectSpec>>,
+}
+
+/// A project (kind `Service`) as wanted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProjectSpec {
+    /// Its name, which is also its directory's and its compose project's.
+    pub name: Name,
+    /// The files in its directory.
+    pub files: Arc<FileSet>,
+    /// The compose file as resolved and transformed (JSON): what compose gets.
+    pub compose: Arc<str>,
+    /// Its services.
+    pub services: BTreeMap<String, ServiceSpec>,
+    /// The revision: everything above.
+    pub hash: Digest,
+}
+
+impl ProjectSpec {
+    /// A project with its revision.
+    pub fn new(
+        name: Name,
+        files: Arc<FileSet>,
+        compose: Arc<str>,
+        services: BTreeMap<String, ServiceSpec>,
+    ) -> Self {
+        let hash = Digest::of_fields([
+            name.as_str().as_bytes(),
+            files.digest().as_str().as_bytes(),
+            compose.as_bytes(),
+        ]);
+        Self {
+            name,
+            files,
+            compose,
+            services,
+            hash,
+        }
+    }
+
+    /// The images that its services run.
+    pub fn images(&self) -> BTreeSet<String> {
+        self.services
+            .values()
+            .map(|service| service.image.clone())
+            .collect()
+    }
+}
+
+impl fmt::Debug for ProjectSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{:?}", self.name, self.hash)
+    }
+}
+
+/// A compose service as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Compose's own hash of its configuration.
+    pub config_hash: String,
+    /// The image that it runs, as compose names it.
+    pub image: String,
+    /// Whether the image is built from a context that came along.
+    pub builds: bool,
+    /// Whether it runs to its end: another service waits for it to complete.
+    pub completes: bool,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// A route as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// The host it answers to.
+    pub host: HostName,
+    /// The repository.
+    pub repository: Guid,
+    /// The project (kind `Service`).
+    pub project: Name,
+    /// The compose service.
+    pub service: String,
+    /// The service's address.
+    pub address: Ipv4Addr,
+    /// The port it listens on.
+    pub port: u16,
+}

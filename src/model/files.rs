@@ -1,0 +1,61 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Digest, RelPath};
+
+/// A file that a manifest brings along.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Its bytes.
+    pub bytes: Arc<[u8]>,
+    /// Whether its executable bit is set.
+    pub executable: bool,
+}
+
+impl fmt::Debug for FileEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
+    }
+}
+
+/// The files of one project, by path in the project's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSet {
+    files: BTreeMap<RelPath, FileEntry>,
+    digest: Digest,
+}
+
+impl FileSet {
+    /// A set with its digest.
+    pub fn new(files: BTreeMap<RelPath, FileEntry>) -> Self {
+        let digest = Self::digest_of(
+            files
+                .iter()
+                .map(|(path, file)| (path, Digest::of(&file.bytes), file.executable)),
+        );
+        Self { files, digest }
+    }
+
+    /// The digest of a set, from the digests of its files in the order of their
+    /// paths. What lies on the machine is measured by the same function.
+    pub fn digest_of<'a>(files: impl Iterator<Item = (&'a RelPath, Digest, bool)>) -> Digest {
+        let mut fields: Vec<Vec<u8>> = Vec::new();
+        for (path, digest, executable) in files {
+            fields.push(path.as_str().as_bytes().to_vec());
+            fields.push(digest.as_str().as_bytes().to_vec());
+            fields.push(vec![u8::from(executable)]);
+        }
+        Digest::of_fields(fields.iter().map(Vec::as_slice))
+    }
+
+    /// The files.
+    pub fn files(&self) -> &BTreeMap<RelPath, FileEntry> {
+        &self.files
+    }
+
+    /// The digest of paths, contents and executable bits.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}

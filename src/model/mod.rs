@@ -1,0 +1,31 @@
+//! The nouns every room shares. Nothing in here does I/O.
+//!
+//! Start with `Actual` (what was seen), [`Desired`] (what is wanted) and
+//! `Step` (the only thing that ever changes a machine).
+
+mod blocked;
+mod desired;
+mod digest;
+mod files;
+mod ids;
+mod layout;
+mod part;
+mod record;
+mod size;
+mod storage;
+
+pub use blocked::{Blocked, Object};
+pub use desired::{
+    DatastoreSpec, Desired, ProjectSpec, ProxySpec, RepositorySpec, RouteSpec, RunState,
+    ServiceSpec,
+};
+pub use digest::Digest;
+pub use files::{FileEntry, FileSet};
+pub use ids::{
+    Guid, HostName, Name, NetworkId, ParseError, RelPath, Slot, Slots, SlotsError, suggest,
+};
+pub use layout::Layout;
+pub use part::{Part, Stop};
+pub use record::{MachineRecord, Owner, Patch, Record, RouteRecord, slots_from_json, slots_json};
+pub use size::Size;
+pub use storage::{Mount, Storage, Volume};

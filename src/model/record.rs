@@ -1,0 +1,193 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, HostName, Name, NetworkId, Slots};
+
+/// Which source declares an object, and as what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// The absolute path of the folder, as given (or git URL and path).
+    pub source: String,
+}
+
+/// What renet must remember about a repository and no machine can show.
+/// Kept in `.interim/state/{guid}/record.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The repository's name.
+    pub name: Name,
+    /// Its network.
+    pub network: NetworkId,
+    /// Who declares it; `None` is unmanaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Whether its image was once committed: then it is never made again.
+    #[serde(default)]
+    pub created: bool,
+    /// The projects that renet started.
+    #[serde(default)]
+    pub projects: BTreeSet<Name>,
+    /// Revisions that failed, by project.
+    #[serde(default)]
+    pub failed: BTreeMap<Name, Digest>,
+    /// Fields of a newer renet, kept as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// One change of a record. Applying it twice changes nothing the second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Patch {
+    /// The source declares this repository now.
+    Claim(Owner),
+    /// The image was committed.
+    Created,
+    /// renet starts and stops this project.
+    OwnProject(Name),
+    /// renet took this project down for good.
+    DisownProject(Name),
+    /// This revision of the project failed.
+    Failed(Name, Digest),
+    /// The project is well: no revision of it is held as failed.
+    Passed(Name),
+}
+
+impl Patch {
+    /// Changes the record.
+    pub fn apply(&self, record: &mut Record) {
+        match self {
+            Patch::Claim(owner) => record.owner = Some(owner.clone()),
+            Patch::Created => record.created = true,
+            Patch::OwnProject(project) => {
+                record.projects.insert(project.clone());
+            }
+            Patch::DisownProject(project) => {
+                record.projects.remove(project);
+            }
+            Patch::Failed(project, hash) => {
+                record.failed.insert(project.clone(), hash.clone());
+            }
+            Patch::Passed(project) => {
+                record.failed.remove(project);
+            }
+        }
+    }
+
+    /// Whether the record says so already.
+    pub fn holds(&self, record: &Record) -> bool {
+        match self {
+            Patch::Claim(owner) => record.owner.as_ref() == Some(owner),
+            Patch::Created => record.created,
+            Patch::OwnProject(project) => record.projects.contains(project),
+            Patch::DisownProject(project) => !record.projects.contains(project),
+            Patch::Failed(project, hash) => record.failed.get(project) == Some(hash),
+            Patch::Passed(project) => !record.failed.contains_key(project),
+        }
+    }
+}
+
+/// What renet remembers about the machine: `.interim/state/machine.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// The machine's name, from its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Who declares the Machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// The lowest network id that was never given out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_network: Option<NetworkId>,
+    /// Fields of a newer renet, kept as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// A Route manifest as last applied: the router's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRecord {
+    /// Who declares it.
+    pub owner: Owner,
+    /// The host it answers to.
+    pub host: HostName,
+    /// The repository's guid.
+    pub repository: super::Guid,
+    /// The project in it.
+    pub project: Name,
+    /// The compose service in the project.
+    pub service: String,
+    /// The port that the service listens on.
+    pub port: u16,
+    /// The service's address, which never changes while it has its slot.
+    pub address: std::net::Ipv4Addr,
+}
+
+/// The slots file inside the image, as it is written: `.rediacc.json`.
+pub fn slots_json(existing: Option<serde_json::Value>, slots: &Slots) -> serde_json::Value {
+    use serde_json::{Value, json};
+    let mut root = match existing {
+        Some(Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let services = root.entry("services").or_insert_with(|| json!({}));
+    if !services.is_object() {
+        *services = json!({});
+    }
+    for (service, slot) in &slots.0 {
+        let entry = services
+            .as_object_mut()
+            .expect("made an object just above")
+            .entry(service)
+            .or_insert_with(|| json!({}));
+        if !entry.is_object() {
+            *entry = json!({});
+        }
+        entry["slot"] = json!(slot.get());
+    }
+    Value::Object(root)
+}
+
+/// Reads the slots out of a `.rediacc.json`.
+pub fn slots_from_json(root: &serde_json::Value) -> Result<Slots, String> {
+    let Some(services) = root.get("services") else {
+        return Ok(Slots::default());
+    };
+    let services = services.as_object().ok_or("`services` is not a mapping")?;
+    let mut slots = Slots::default();
+    for (service, entry) in services {
+        let Some(slot) = entry.get("slot") else {
+            continue;
+        };
+        let slot = slot
+            .as_u64()
+            .and_then(|slot| u8::try_from(slot).ok())
+            .and_then(|slot| slot.try_into().ok())
+            .ok_or_else(|| format!("`services.{service}.slot` is not a slot from 0 to 60"))?;
+        slots.0.insert(service.clone(), slot);
+    }
+    Ok(slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn writing_slots_keeps_every_key_it_does_not_know() {
+        let before =
+            json!({"is_fork": true, "services": {"api": {"slot": 0, "restart_policy": "always"}}});
+        let slots = slots_from_json(&before).unwrap().allocate(["web"]).unwrap();
+        let after = slots_json(Some(before), &slots);
+        assert_eq!(after["is_fork"], json!(true));
+        assert_eq!(after["services"]["api"]["restart_policy"], json!("always"));
+        assert_eq!(after["services"]["web"]["slot"], json!(1));
+    }
+
+    #[test]
+    fn a_slot_out_of_range_is_an_error_with_its_place() {
+        let error = slots_from_json(&json!({"services": {"api": {"slot": 61}}})).unwrap_err();
+        assert!(error.contains("services.api.slot"), "{error}");
+    }
+}
