@@ -1,6 +1,9 @@
 //! renet turns one Linux server into what a folder of YAML manifests says it
 //! is, and keeps it so.
+//!
+//! Data flows one way: `manifest` → `resolve` → [`model::Desired`];
+//! [`host::Host::observe`] → [`model::Actual`]; `plan` compares the two into
+//! steps; `execute` has the host perform them.
 
-#![forbid(unsafe_op_in_unsafe_fn)]
-
+pub mod host;
 pub mod model;

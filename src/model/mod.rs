@@ -1,8 +1,9 @@
 //! The nouns every room shares. Nothing in here does I/O.
 //!
-//! Start with `Actual` (what was seen), [`Desired`] (what is wanted) and
-//! `Step` (the only thing that ever changes a machine).
+//! Start with [`Actual`] (what was seen), [`Desired`] (what is wanted) and
+//! [`Step`] (the only thing that ever changes a machine).
 
+mod actual;
 mod blocked;
 mod desired;
 mod digest;
@@ -12,8 +13,13 @@ mod layout;
 mod part;
 mod record;
 mod size;
+mod step;
 mod storage;
 
+pub use actual::{
+    Actual, Container, ContainerState, Daemon, Datastore, FileSeen, FilesSeen, Health, Made, Proxy,
+    Published, Repository, RouteTable, refines,
+};
 pub use blocked::{Blocked, Object};
 pub use desired::{
     DatastoreSpec, Desired, ProjectSpec, ProxySpec, RepositorySpec, RouteSpec, RunState,
@@ -28,4 +34,5 @@ pub use layout::Layout;
 pub use part::{Part, Stop};
 pub use record::{MachineRecord, Owner, Patch, Record, RouteRecord, slots_from_json, slots_json};
 pub use size::Size;
+pub use step::{Danger, Step};
 pub use storage::{Mount, Storage, Volume};

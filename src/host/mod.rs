@@ -1,0 +1,136 @@
+//! The only room that touches the machine.
+//!
+//! [`Host`] has two verbs, observe and perform; [`ComposeDoor`] is the one door
+//! through which `resolve` asks a real program.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::model::{Actual, Digest, FileSet, Guid, Name, RelPath, Step};
+
+/// A machine: what it is, and the one way to change it.
+pub trait Host: ComposeDoor + Send + Sync {
+    /// Looks at everything. Never fails as a whole: each part says for itself
+    /// whether it was seen. Looking starts nothing.
+    fn observe(&self) -> impl Future<Output = Actual> + Send;
+
+    /// Performs one step. A step that fails frees what it itself opened.
+    fn perform(&self, step: &Step, cx: &Cx)
+    -> impl Future<Output = Result<Done, StepError>> + Send;
+}
+
+/// What a step is given besides itself.
+#[derive(Clone, Debug)]
+pub struct Cx {
+    /// How long a `Wait` may take.
+    pub wait: Duration,
+}
+
+impl Default for Cx {
+    fn default() -> Self {
+        Self {
+            // Docker's own default: three health checks, 30 s apart, fit nowhere;
+            // a minute is what `docker compose up --wait` users expect.
+            wait: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What performing a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The machine was so already.
+    Already,
+    /// The machine was changed.
+    Changed,
+}
+
+/// Where the cause of a failed step lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// In the machine: the same step may work next time.
+    Machine,
+    /// In the revision that was applied: it is remembered and not tried again.
+    Revision,
+}
+
+/// A step that failed: which program, and its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepError {
+    /// Where the cause lies.
+    pub blame: Blame,
+    /// The program and how it ended, where one ran: `mkfs.ext4 (exit 1)`.
+    pub program: Option<String>,
+    /// What it said, or what renet itself found.
+    pub message: String,
+}
+
+impl StepError {
+    /// A failure that renet found by itself.
+    pub fn machine(message: impl Into<String>) -> Self {
+        Self {
+            blame: Blame::Machine,
+            program: None,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(program) = &self.program {
+            write!(f, "{program}: ")?;
+        }
+        f.write_str(self.message.trim_end())
+    }
+}
+
+impl std::error::Error for StepError {}
+
+/// A compose project to be resolved.
+#[derive(Clone, Debug)]
+pub struct ComposeInput {
+    /// The repository.
+    pub guid: Guid,
+    /// The project: its directory's name.
+    pub project: Name,
+    /// The files of the project's directory, as they will be.
+    pub files: std::sync::Arc<FileSet>,
+    /// The compose file among them.
+    pub compose_file: RelPath,
+    /// What compose may interpolate; nothing else is in its environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// What resolving a project gave.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ComposeOutput {
+    /// The resolved, transformed file (JSON).
+    pub text: String,
+    /// Compose's hash of each service in that very text.
+    pub hashes: BTreeMap<String, String>,
+}
+
+/// The compose resolver's door to the program.
+pub trait ComposeDoor {
+    /// `docker compose config`: the file as compose understands it, with paths
+    /// as they will be beneath `mounts/{guid}/{project}`.
+    fn config(&self, input: &ComposeInput) -> impl Future<Output = Result<Value, String>> + Send;
+
+    /// `docker compose config --hash` of a resolved text.
+    fn hashes(
+        &self,
+        input: &ComposeInput,
+        text: &str,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, String>> + Send;
+
+    /// What was resolved before from the same inputs.
+    fn recall(&self, key: &Digest) -> Option<ComposeOutput>;
+
+    /// Keeps what was resolved, readable for root alone.
+    fn remember(&self, key: &Digest, output: &ComposeOutput);
+}

@@ -1,0 +1,339 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{
+    Digest, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record, RelPath,
+    RouteRecord, Size, Slots, Storage,
+};
+
+/// What was seen of the machine, all of it or what a scope asked for. Every
+/// part says for itself whether it was seen (see [`Part`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// The datastore.
+    pub datastore: Datastore,
+    /// The machine's record. Hidden while the datastore is closed.
+    pub machine: Part<MachineRecord>,
+    /// Every repository that has a record, an image, or a mount. Hidden while
+    /// the datastore is closed; absent where there never was a datastore.
+    pub repositories: Part<BTreeMap<Guid, Repository>>,
+    /// The networks in which somebody listens who is not renet's.
+    pub foreign_networks: Part<BTreeSet<NetworkId>>,
+    /// The Route manifests as last applied.
+    pub routes: Part<BTreeMap<Name, RouteRecord>>,
+    /// The running proxy.
+    pub proxy: Part<Proxy>,
+    /// The route table that the proxy reads.
+    pub published: Part<RouteTable>,
+}
+
+/// What was seen of the datastore.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Datastore {
+    /// Its backing file, device and mount.
+    pub storage: Storage,
+    /// The UUID of the file system in the backing file.
+    pub identity: Part<Uuid>,
+    /// The UUID of the datastore that belongs to this machine.
+    pub note: Part<Uuid>,
+    /// Its folders and subvolumes. Hidden while it is closed.
+    pub layout: Part<()>,
+    /// Its free bytes, measured.
+    pub free: Part<Size>,
+}
+
+/// What was seen of one repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repository {
+    /// Its record.
+    pub record: Part<Record>,
+    /// The slots as mirrored outside the image.
+    pub mirror: Part<Slots>,
+    /// Its image, device and mount.
+    pub storage: Storage,
+    /// The slots inside the image. Hidden while it is closed.
+    pub slots: Part<Slots>,
+    /// The files that renet wrote, by project. Hidden while it is closed.
+    pub files: Part<BTreeMap<Name, FilesSeen>>,
+    /// Its Docker daemon.
+    pub daemon: Part<Daemon>,
+    /// The tagged images of its daemon. Hidden while no daemon serves.
+    pub images: Part<BTreeSet<String>>,
+    /// Containers by compose project and service. Hidden while no daemon serves.
+    pub containers: Part<BTreeMap<Name, BTreeMap<String, Container>>>,
+}
+
+/// A managed project's files as they lie on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesSeen {
+    /// Measured over what is really there, as `FileSet::digest_of` does.
+    pub digest: Digest,
+    /// Each file.
+    pub files: BTreeMap<RelPath, FileSeen>,
+}
+
+/// One managed file as it lies on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSeen {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// Whether its executable bit is set.
+    pub executable: bool,
+    /// Its text, where it is short UTF-8: for the diff that people read.
+    pub text: Option<Arc<str>>,
+}
+
+/// A Docker daemon, or what one left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Its API answers. False: only containers or a containerd are left of it.
+    pub serving: bool,
+    /// A supervisor of ours will start it again when it dies.
+    pub supervised: bool,
+}
+
+/// Something that the machine makes up: its value cannot be predicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made<T> {
+    /// Made anew; matches any value.
+    New,
+    /// As it was seen.
+    Is(T),
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Docker's id.
+    pub id: Made<String>,
+    /// When it was started, as Docker says it.
+    pub started: Made<String>,
+    /// Compose's label: the hash of the configuration it was made from.
+    pub config_hash: String,
+    /// Whether it runs another image than its name stands for now.
+    pub stale_image: bool,
+    /// Whether it runs.
+    pub state: ContainerState,
+    /// Whether it is well.
+    pub health: Health,
+}
+
+/// Whether a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// It runs.
+    Running,
+    /// It ended, with this status.
+    Exited(i64),
+    /// Anything else: created, paused, restarting, dead.
+    Other,
+}
+
+/// Whether a container is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Just started: nobody can know yet.
+    New,
+    /// Its check has not passed yet.
+    Starting,
+    /// Its check passes, or it has none and has been up for a moment.
+    Healthy,
+    /// Its check fails.
+    Unhealthy,
+}
+
+/// The running proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// What it was started with.
+    pub spec: ProxySpec,
+    /// A supervisor of ours will start it again when it dies.
+    pub supervised: bool,
+}
+
+/// What the proxy publishes: one entry a route.
+pub type RouteTable = BTreeMap<Name, Published>;
+
+/// One published route.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Published {
+    /// The host it answers to.
+    pub host: super::HostName,
+    /// Where it leads: `127.0.11.2:8080`.
+    pub backend: std::net::SocketAddrV4,
+}
+
+impl Repository {
+    /// Whether nothing at all was seen of it: the same as not being there.
+    pub fn is_nothing(&self) -> bool {
+        *self == Repository::default()
+    }
+}
+
+impl Actual {
+    /// Everything about one repository; nothing where it is not there.
+    pub fn repository(&self, guid: Guid) -> Result<Repository, super::Stop> {
+        Ok(self
+            .repositories
+            .get()?
+            .and_then(|all| all.get(&guid))
+            .cloned()
+            .unwrap_or_default())
+    }
+
+    /// Reads one repository without copying it; `absent` is what a missing one is like.
+    pub fn repo<'a>(
+        &'a self,
+        guid: Guid,
+        absent: &'a Repository,
+    ) -> Result<&'a Repository, super::Stop> {
+        Ok(self
+            .repositories
+            .get()?
+            .and_then(|all| all.get(&guid))
+            .unwrap_or(absent))
+    }
+
+    /// The repository to change, made where it is missing. Only for `effect`,
+    /// which is defined where the repositories were seen.
+    pub fn repo_mut(&mut self, guid: Guid) -> &mut Repository {
+        self.repositories.or_known(BTreeMap::new());
+        match &mut self.repositories {
+            Part::Known(all) => all.entry(guid).or_default(),
+            _ => unreachable!("a step on a repository is ready only where repositories are seen"),
+        }
+    }
+
+    /// The layers of a volume.
+    pub fn storage(&self, volume: super::Volume) -> Result<Storage, super::Stop> {
+        match volume {
+            super::Volume::Datastore => Ok(self.datastore.storage.clone()),
+            super::Volume::Image(guid) => Ok(self.repository(guid)?.storage),
+        }
+    }
+
+    /// The layers of a volume, to change them.
+    pub fn storage_mut(&mut self, volume: super::Volume) -> &mut Storage {
+        match volume {
+            super::Volume::Datastore => &mut self.datastore.storage,
+            super::Volume::Image(guid) => &mut self.repo_mut(guid).storage,
+        }
+    }
+}
+
+/// Whether what was observed is one of the states that a prediction stands for:
+/// hidden parts match anything, what the machine makes up matches anything new,
+/// measured amounts are not compared. The error names the first part that differs.
+pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
+    fn part<T: PartialEq + Debug>(what: &str, o: &Part<T>, p: &Part<T>) -> Result<(), String> {
+        match p {
+            Part::Hidden => Ok(()),
+            _ if o == p => Ok(()),
+            _ => Err(format!("{what}: observed {o:?}, predicted {p:?}")),
+        }
+    }
+    fn mount(o: &Part<Mount>, p: &Part<Mount>) -> (Part<()>, Part<()>) {
+        let seen = |m: &Part<Mount>| match m {
+            Part::Known(_) => Part::Known(()),
+            Part::Absent => Part::Absent,
+            Part::Hidden => Part::Hidden,
+            Part::Unknown(why) => Part::Unknown(why.clone()),
+        };
+        (seen(o), seen(p))
+    }
+    fn storage(what: &str, o: &Storage, p: &Storage) -> Result<(), String> {
+        part(&format!("{what} staging"), &o.staging, &p.staging)?;
+        part(&format!("{what} file"), &o.file, &p.file)?;
+        part(&format!("{what} device"), &o.device, &p.device)?;
+        let (seen, hoped) = mount(&o.mount, &p.mount);
+        part(&format!("{what} mount"), &seen, &hoped)?;
+        if let (Part::Known(o), Part::Known(p)) = (&o.mount, &p.mount)
+            && o != p
+        {
+            return Err(format!("{what} mount: observed {o:?}, predicted {p:?}"));
+        }
+        Ok(())
+    }
+    fn made<T: PartialEq>(o: &Made<T>, p: &Made<T>) -> bool {
+        matches!(p, Made::New) || o == p
+    }
+    fn container(o: &Container, p: &Container) -> bool {
+        made(&o.id, &p.id)
+            && made(&o.started, &p.started)
+            && o.config_hash == p.config_hash
+            && o.stale_image == p.stale_image
+            && o.state == p.state
+            && (p.health == Health::New || o.health == p.health)
+    }
+
+    storage(
+        "datastore",
+        &observed.datastore.storage,
+        &predicted.datastore.storage,
+    )?;
+    part(
+        "identity",
+        &observed.datastore.identity,
+        &predicted.datastore.identity,
+    )?;
+    part("note", &observed.datastore.note, &predicted.datastore.note)?;
+    part(
+        "layout",
+        &observed.datastore.layout,
+        &predicted.datastore.layout,
+    )?;
+    part("machine", &observed.machine, &predicted.machine)?;
+    part("routes", &observed.routes, &predicted.routes)?;
+    part("proxy", &observed.proxy, &predicted.proxy)?;
+    part("published", &observed.published, &predicted.published)?;
+    let predicted_all = match &predicted.repositories {
+        Part::Hidden => return Ok(()),
+        Part::Known(all) => all,
+        other if *other == observed.repositories => return Ok(()),
+        other => return Err(format!("repositories: predicted {other:?}")),
+    };
+    let Part::Known(observed_all) = &observed.repositories else {
+        return Err(format!(
+            "repositories: observed {:?}",
+            observed.repositories
+        ));
+    };
+    let nothing = Repository::default();
+    let guids: BTreeSet<&Guid> = predicted_all.keys().chain(observed_all.keys()).collect();
+    for guid in guids {
+        let o = observed_all.get(guid).unwrap_or(&nothing);
+        let p = predicted_all.get(guid).unwrap_or(&nothing);
+        part(&format!("{guid} record"), &o.record, &p.record)?;
+        part(&format!("{guid} mirror"), &o.mirror, &p.mirror)?;
+        storage(&guid.to_string(), &o.storage, &p.storage)?;
+        part(&format!("{guid} slots"), &o.slots, &p.slots)?;
+        part(&format!("{guid} files"), &o.files, &p.files)?;
+        part(&format!("{guid} daemon"), &o.daemon, &p.daemon)?;
+        part(&format!("{guid} images"), &o.images, &p.images)?;
+        let same = match (&o.containers, &p.containers) {
+            (_, Part::Hidden) => true,
+            (Part::Known(o), Part::Known(p)) => {
+                let empty = BTreeMap::new();
+                let projects: BTreeSet<&Name> = o.keys().chain(p.keys()).collect();
+                projects.into_iter().all(|project| {
+                    let o = o.get(project).unwrap_or(&empty);
+                    let p = p.get(project).unwrap_or(&empty);
+                    o.len() == p.len()
+                        && p.iter()
+                            .all(|(name, p)| o.get(name).is_some_and(|o| container(o, p)))
+                })
+            }
+            (o, p) => o == p,
+        };
+        if !same {
+            return Err(format!(
+                "{guid} containers: observed {:?}, predicted {:?}",
+                o.containers, p.containers
+            ));
+        }
+    }
+    Ok(())
+}
