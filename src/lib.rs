@@ -5,5 +5,9 @@
 //! [`host::Host::observe`] → [`model::Actual`]; `plan` compares the two into
 //! steps; `execute` has the host perform them.
 
+pub mod execute;
 pub mod host;
+pub mod manifest;
 pub mod model;
+pub mod plan;
+pub mod resolve;

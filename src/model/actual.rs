@@ -229,8 +229,9 @@ impl Actual {
 /// measured amounts are not compared. The error names the first part that differs.
 pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
     fn part<T: PartialEq + Debug>(what: &str, o: &Part<T>, p: &Part<T>) -> Result<(), String> {
-        match p {
-            Part::Hidden => Ok(()),
+        match (o, p) {
+            // What a plan made it knows, though it cannot be seen yet.
+            (Part::Hidden, _) | (_, Part::Hidden) => Ok(()),
             _ if o == p => Ok(()),
             _ => Err(format!("{what}: observed {o:?}, predicted {p:?}")),
         }
@@ -289,17 +290,9 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
     part("routes", &observed.routes, &predicted.routes)?;
     part("proxy", &observed.proxy, &predicted.proxy)?;
     part("published", &observed.published, &predicted.published)?;
-    let predicted_all = match &predicted.repositories {
-        Part::Hidden => return Ok(()),
-        Part::Known(all) => all,
-        other if *other == observed.repositories => return Ok(()),
-        other => return Err(format!("repositories: predicted {other:?}")),
-    };
-    let Part::Known(observed_all) = &observed.repositories else {
-        return Err(format!(
-            "repositories: observed {:?}",
-            observed.repositories
-        ));
+    let (observed_all, predicted_all) = match (&observed.repositories, &predicted.repositories) {
+        (Part::Known(o), Part::Known(p)) => (o, p),
+        (o, p) => return part("repositories", o, p),
     };
     let nothing = Repository::default();
     let guids: BTreeSet<&Guid> = predicted_all.keys().chain(observed_all.keys()).collect();
@@ -314,7 +307,7 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         part(&format!("{guid} daemon"), &o.daemon, &p.daemon)?;
         part(&format!("{guid} images"), &o.images, &p.images)?;
         let same = match (&o.containers, &p.containers) {
-            (_, Part::Hidden) => true,
+            (Part::Hidden, _) | (_, Part::Hidden) => true,
             (Part::Known(o), Part::Known(p)) => {
                 let empty = BTreeMap::new();
                 let projects: BTreeSet<&Name> = o.keys().chain(p.keys()).collect();

@@ -1,0 +1,68 @@
+//! Desired and Actual in, a [`Plan`] out. Pure: no I/O, no clock, no chance.
+//!
+//! The planner is an ordered script (`script.rs`) that names every step that
+//! could be needed, over a scratch copy of what was observed. One function,
+//! `want`, does the rest: a step that holds is skipped, one that is not ready
+//! is a bug, the others are noted and take effect on the scratch copy. There is
+//! no diffing code: an empty plan is what converged means.
+
+mod routes;
+mod script;
+
+pub use routes::table;
+pub use script::plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Actual, Blocked, ContainerState, Danger, Guid, Name, Object, Step};
+
+/// Objects on which a step failed in this run, and how.
+pub type Tried = BTreeMap<Object, Blocked>;
+
+/// What would be done, in order, and why nothing is done for the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// Objects for which nothing may be done.
+    pub blocked: BTreeMap<Object, Blocked>,
+    /// Objects whose further steps cannot be seen yet.
+    pub more: BTreeSet<Object>,
+    /// What it costs.
+    pub danger: BTreeSet<Danger>,
+    /// Things in sync that deserve a word.
+    pub notes: Vec<(Object, String)>,
+}
+
+impl Plan {
+    /// Nothing to do and nothing in the way.
+    pub fn in_sync(&self) -> bool {
+        self.steps.is_empty() && self.blocked.is_empty()
+    }
+
+    /// The danger that counts against `first`, the first locked look: what was
+    /// started or made since cannot be lost to the user.
+    pub fn danger_against(&self, first: &Actual) -> BTreeSet<Danger> {
+        self.danger
+            .iter()
+            .filter(|Danger::Stops(guid, project, service)| {
+                may_have_run(first, *guid, project, service)
+            })
+            .cloned()
+            .collect()
+    }
+}
+
+/// Whether the service ran at that look, or could have without being seen.
+fn may_have_run(actual: &Actual, guid: Guid, project: &Name, service: &str) -> bool {
+    let Some(repo) = actual.repositories.known().and_then(|all| all.get(&guid)) else {
+        return false;
+    };
+    match repo.containers.known() {
+        Some(containers) => containers
+            .get(project)
+            .and_then(|services| services.get(service))
+            .is_some_and(|container| container.state == ContainerState::Running),
+        None => !repo.containers.is_absent(),
+    }
+}
