@@ -3,6 +3,8 @@
 //! [`Host`] has two verbs, observe and perform; [`ComposeDoor`] is the one door
 //! through which `resolve` asks a real program.
 
+pub mod linux;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,4 @@
+//! A real Linux machine.
+
+pub mod files;
+pub mod program;
