@@ -41,7 +41,7 @@ fn spans(block: &[u8; 1024], device: Size) -> Option<Size> {
     let size = blocks.checked_shl(bits)?;
     // A last group too small for its own tables and 50 blocks is left out by
     // mkfs and resize2fs alike: less than that cannot be filled.
-    let tables = u64::from(long(0x28)) * u64::from(short(0x58)) >> bits;
+    let tables = (u64::from(long(0x28)) * u64::from(short(0x58))) >> bits;
     let descriptors = u64::from(short(0xCE)) + (size >> 27) / 64 + 1;
     let least = (tables + descriptors + 3 + 50) << bits;
     let lacking = device.as_bytes().saturating_sub(size);
@@ -68,6 +68,22 @@ pub(super) async fn grow(device: &Path) -> Result<(), StepError> {
     let grow = Program::new("resize2fs").arg(device);
     grow.limit(LONG).run().await?;
     Ok(())
+}
+
+/// Grows a file system that is not mounted, which has to be checked before.
+pub(super) async fn grow_closed(device: &Path) -> Result<(), StepError> {
+    let check = Program::new("e2fsck").args(["-f", "-p"]).arg(device);
+    check.limit(LONG).run().await?;
+    grow(device).await
+}
+
+/// Whether the kernel lets us grow a mounted file system: root in a container
+/// often may not.
+pub(super) fn may_grow_mounted() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    procfs::process::Process::myself()
+        .and_then(|me| me.status())
+        .is_ok_and(|status| status.capeff >> CAP_SYS_RESOURCE & 1 == 1)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, umount2};
 
-use crate::host::StepError;
+use crate::host::{Done, StepError};
 
 /// One line of the kernel's mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,20 +128,25 @@ pub(super) fn unmount(point: &Path) -> Result<(), StepError> {
 }
 
 /// Unmounts everything below a path, the last one first; what is at the path
-/// itself stays.
-pub(super) fn unmount_below(path: &Path) -> Result<(), StepError> {
-    let path = real(path);
-    loop {
-        let table = table().map_err(StepError::machine)?;
-        let last = table
-            .into_iter()
-            .rev()
-            .find(|mounted| mounted.point != path && mounted.point.starts_with(&path));
-        match last {
-            Some(mounted) => unmount(&mounted.point)?,
-            None => return Ok(()),
-        }
+/// itself stays. Says whether anything was there.
+pub(super) fn unmount_below(path: &Path) -> Result<Done, StepError> {
+    let mut done = Done::Already;
+    while let Some(point) = below(path).map_err(StepError::machine)? {
+        unmount(&point)?;
+        done = Done::Changed;
     }
+    Ok(done)
+}
+
+/// The last mount below a path.
+pub(super) fn below(path: &Path) -> Result<Option<PathBuf>, String> {
+    let path = real(path);
+    let last = table()?
+        .into_iter()
+        .rev()
+        .map(|mounted| mounted.point)
+        .find(|point| *point != path && point.starts_with(&path));
+    Ok(last)
 }
 
 /// Who uses something beneath a path: processes, and mounts within.

@@ -224,9 +224,33 @@ pub(super) async fn grow_device(place: &Place) -> Result<Done, StepError> {
 pub(super) async fn grow_fs(place: &Place) -> Result<Done, StepError> {
     match place.volume {
         Volume::Datastore => btrfs::grow(&place.point).await?,
+        Volume::Image(_) if !ext4::may_grow_mounted() => return grow_closed(place).await,
         Volume::Image(_) => ext4::grow(&place.device()?).await?,
     }
     Ok(Done::Changed)
+}
+
+/// Grows an image that cannot grow while it is mounted, where nobody uses it.
+/// A crash in between leaves it unmounted.
+async fn grow_closed(place: &Place) -> Result<Done, StepError> {
+    let used = |why: &dyn std::fmt::Display| {
+        StepError::machine(format!(
+            "without CAP_SYS_RESOURCE an image grows only while nobody uses it: {why}"
+        ))
+    };
+    let device = place.device()?;
+    // The layers of containers that run could be unmounted, and must not be.
+    if let Some((inside, shown)) = &place.bind {
+        for folder in [shown, inside] {
+            if let Some(mounted) = mount::below(folder).map_err(StepError::machine)? {
+                return Err(used(&format_args!("mounted: {}", mounted.display())));
+            }
+        }
+    }
+    close(place).map_err(|error| used(&error))?;
+    let grown = ext4::grow_closed(&device).await;
+    mount(place)?;
+    grown.map(|()| Done::Changed)
 }
 
 /// Mounts the file system and shows its second place. What is there already
@@ -307,6 +331,12 @@ pub(super) fn unmount(place: &Place) -> Result<Done, StepError> {
         // What a daemon that died left: its layers.
         mount::unmount_below(shown)?;
         mount::unmount_below(inside)?;
+    }
+    close(place)
+}
+
+fn close(place: &Place) -> Result<Done, StepError> {
+    if let Some((_, shown)) = &place.bind {
         mount::unmount(shown)?;
     }
     if let Err(error) = mount::unmount(&place.point) {

@@ -48,7 +48,7 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     // from a root to its devices.
     let point = layout.datastore();
     let images = devices(&mount::real(&point));
-    let below = mount::unmount_below(&point).map(|()| Done::Changed);
+    let below = mount::unmount_below(&point);
     tally.note("unmounted the repositories", below);
     for device in images {
         detach(&mut tally, &device).await;
@@ -60,7 +60,7 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
             tally.failed.push(error);
         }
     }
-    let unmounted = mount::unmount_below(layout.root()).map(|()| Done::Changed);
+    let unmounted = mount::unmount_below(layout.root());
     tally.note("unmounted the datastore", unmounted);
     let mut left = devices(&mount::real(layout.root()));
     match loop_device::find(&host.backing_file) {

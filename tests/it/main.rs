@@ -1,0 +1,5 @@
+//! Tests against real things.
+
+mod host {
+    mod storage;
+}
