@@ -113,7 +113,11 @@ pub(super) fn bind(from: &Path, to: &Path) -> Result<(), StepError> {
 pub(super) fn unmount(point: &Path) -> Result<(), StepError> {
     while at(point).map_err(StepError::machine)?.is_some() {
         match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(Errno::EINVAL) => {}
+            Ok(()) => {}
+            // Unmounted since we looked: what happens at one place of a shared
+            // mount happens at the others.
+            Err(Errno::EINVAL | Errno::ENOENT)
+                if at(point).map_err(StepError::machine)?.is_none() => {}
             Err(error) => {
                 let mut message = format!("unmounting {}: {error}", point.display());
                 let holders = holders(&real(point));

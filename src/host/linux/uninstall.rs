@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::{LinuxHost, dockerd, loop_device, mount, traefik};
+use super::storage::{self, Place};
+use super::{LinuxHost, dockerd, loop_device, mount, records, traefik};
 use crate::host::{Done, Host as _, StepError};
-use crate::model::{Guid, NetworkId};
+use crate::model::{Guid, NetworkId, Volume};
 
 /// What was done, and what could not be.
 #[derive(Default)]
@@ -39,6 +40,7 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     }
     let mut tally = Tally::default();
     tally.note("stopped the proxy", traefik::stop(layout).await);
+    reopen(host, &mut tally);
     for (guid, network) in daemons(host).await {
         let what = format!("stopped the daemon of network {network}");
         tally.note(what, dockerd::stop(layout, guid, network).await);
@@ -47,7 +49,10 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     // Noted before the unmounting: after it the kernel no longer knows the way
     // from a root to its devices.
     let point = layout.datastore();
-    let images = devices(&mount::real(&point));
+    let mut images = devices(&mount::real(&point));
+    for guid in records::guids(layout).unwrap_or_default() {
+        images.extend(loop_device::find(&layout.image(guid)).ok().flatten());
+    }
     let below = mount::unmount_below(&point);
     tally.note("unmounted the repositories", below);
     for device in images {
@@ -74,6 +79,16 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
         Ok(tally.done)
     } else {
         Err(tally.failed)
+    }
+}
+
+/// A datastore that was taken from under its images (`umount -l`) is mounted
+/// again: only through it can they be found.
+fn reopen(host: &LinuxHost, tally: &mut Tally) {
+    let place = Place::of(host, Volume::Datastore);
+    let seen = storage::observe(&place);
+    if seen.device.known().is_some() && seen.mount.is_absent() {
+        tally.note("mounted the datastore again", storage::mount(&place));
     }
 }
 

@@ -99,6 +99,9 @@ impl Machine {
         self.reserve().await;
         let (volume, uuid) = (image(), guid().as_uuid());
         let size = Size::mib(64);
+        // What a crash while one was made leaves.
+        fs::write(self.layout().new_image(guid()), "half-made").unwrap();
+        self.step(Step::ClearStaging(volume)).await;
         self.step(Step::Format { volume, size, uuid }).await;
         self.step(Step::Record(guid(), Patch::Created)).await;
         self.step(Step::Attach(volume)).await;
@@ -379,4 +382,50 @@ async fn links_inside_an_image_lead_nowhere() {
     let theirs = fs::read_to_string(outside.join("nginx.conf")).unwrap();
     assert_eq!(theirs, "theirs");
     machine.is_gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_broken_root_can_be_uninstalled() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.open_datastore().await;
+    machine.open_repository().await;
+    // The datastore vanishes from under an image that stays attached.
+    let status = Command::new("umount")
+        .arg("-l")
+        .arg(machine.layout().datastore())
+        .status();
+    assert!(status.unwrap().success());
+    let seen = machine.host.observe().await;
+    assert_eq!(seen.repositories, Part::Hidden);
+    machine.is_gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn something_else_at_a_mount_point_is_unknown_and_left_alone() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.open_datastore().await;
+    machine.open_repository().await;
+    machine.step(Step::Unmount(image())).await;
+    let point = machine.layout().mount(guid());
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "tmpfs"])
+        .arg(&point)
+        .status();
+    assert!(status.unwrap().success());
+    let repo = machine.host.observe().await.repository(guid()).unwrap();
+    assert!(repo.storage.mount.is_unknown(), "{:?}", repo.storage.mount);
+    assert!(machine.perform(&Step::Mount(image())).await.is_err());
+    assert!(machine.perform(&Step::Unmount(image())).await.is_err());
+    machine.is_gone().await;
+}
+
+#[tokio::test]
+async fn the_machines_own_root_is_never_uninstalled() {
+    let layout = Layout::new("/").unwrap();
+    let host = LinuxHost::new(layout, None, PathBuf::from("/nonexistent"));
+    assert!(uninstall(&host).await.is_err());
 }
