@@ -3,7 +3,11 @@
 //! [`Host`] has two verbs, observe and perform; [`ComposeDoor`] is the one door
 //! through which `resolve` asks a real program.
 
+<<<<<<< HEAD
 pub mod sim;
+=======
+pub mod linux;
+>>>>>>> h2
 
 use std::collections::BTreeMap;
 use std::fmt;

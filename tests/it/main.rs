@@ -1,3 +1,7 @@
 //! All integration tests in one program: each more would link the whole tree again.
 
+/// What touches a real machine: as root, one after the other.
+mod host {
+    mod storage;
+}
 mod sim;

@@ -1,0 +1,390 @@
+//! A real Linux machine: one file per real thing, and here what is asked of
+//! which.
+
+mod beneath;
+mod btrfs;
+mod ext4;
+pub mod files;
+mod listeners;
+mod loop_device;
+mod mount;
+pub mod program;
+mod project_files;
+mod records;
+mod storage;
+mod uninstall;
+
+// MERGE: the real modules take the place of the stand-ins.
+mod stand_in;
+use stand_in::{compose, containers, dockerd, routes, traefik};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use uninstall::uninstall;
+
+use super::{Cx, Done, Host, StepError};
+use crate::model::{
+    Actual, Datastore, Guid, Layout, Part, Record, Repository, Size, Step, Stop, Volume,
+};
+use storage::Place;
+
+/// The machine that this process runs on, beneath one root.
+#[derive(Clone, Debug)]
+pub struct LinuxHost {
+    pub(crate) layout: Layout,
+    pub(crate) backing_file: PathBuf,
+    pub(crate) binary: PathBuf,
+}
+
+impl LinuxHost {
+    /// A machine beneath the layout's root. `backing_file` is the datastore's
+    /// file where it is not the usual one; `binary` is renet itself, which
+    /// supervises daemons.
+    pub fn new(layout: Layout, backing_file: Option<PathBuf>, binary: PathBuf) -> Self {
+        let backing_file = backing_file.unwrap_or_else(|| layout.backing_file());
+        Self {
+            layout,
+            backing_file,
+            binary,
+        }
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn place(&self, volume: Volume) -> Place {
+        Place::of(self, volume)
+    }
+}
+
+impl Host for LinuxHost {
+    async fn observe(&self) -> Actual {
+        let host = self.clone();
+        let looked = blocking(move || (datastore(&host), listeners::networks()));
+        let layout = &self.layout;
+        let (looked, proxy) = tokio::join!(looked, traefik::observe(layout));
+        let (datastore, mut foreign_networks) = match looked {
+            Ok(seen) => seen,
+            Err(why) => (unseen(&why), Part::Unknown(why)),
+        };
+        let (machine, repositories) = match behind(&datastore) {
+            Part::Known(()) => (records::machine(layout), repositories(self).await),
+            Part::Absent => (Part::Absent, Part::Absent),
+            Part::Hidden => (Part::Hidden, Part::Hidden),
+            Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
+        };
+        if let (Part::Known(foreign), Part::Known(all)) = (&mut foreign_networks, &repositories) {
+            for record in all.values().filter_map(|repo| repo.record.known()) {
+                foreign.remove(&record.network);
+            }
+        }
+        Actual {
+            datastore,
+            machine,
+            repositories,
+            foreign_networks,
+            routes: routes::observe_records(layout),
+            proxy,
+            published: routes::observe_published(layout),
+        }
+    }
+
+    async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
+        if holds(self, step).await? {
+            return Ok(Done::Already);
+        }
+        let layout = &self.layout;
+        match step {
+            Step::ClearStaging(volume) => storage::clear_staging(&self.place(*volume)),
+            Step::Format { volume, size, uuid } => {
+                storage::format(&self.place(*volume), *size, *uuid).await
+            }
+            Step::GrowFile { volume, size } => storage::grow_file(&self.place(*volume), *size),
+            Step::Attach(volume) => storage::attach(&self.place(*volume)).await,
+            Step::GrowDevice(volume) => storage::grow_device(&self.place(*volume)).await,
+            Step::Mount(volume) => self.on(*volume, storage::mount).await,
+            Step::GrowFs(volume) => storage::grow_fs(&self.place(*volume)).await,
+            Step::Unmount(volume) => self.on(*volume, storage::unmount).await,
+            Step::Detach(volume) => storage::detach(&self.place(*volume)).await,
+            Step::LayOut => records::lay_out(layout).await,
+            Step::NoteDatastore(uuid) => records::write_note(layout, *uuid),
+            Step::ClaimMachine { name, owner } => records::claim_machine(layout, name, owner),
+            Step::Reserve {
+                guid,
+                name,
+                network,
+            } => records::reserve(layout, *guid, name, *network),
+            Step::Record(guid, patch) => records::patch(layout, *guid, patch),
+            Step::MirrorSlots(guid, slots) => records::write_mirror(layout, *guid, slots),
+            Step::WriteSlots(guid, slots) => project_files::write_slots(layout, *guid, slots),
+            Step::WriteFiles { guid, project } => {
+                let (layout, guid, project) = (layout.clone(), *guid, project.clone());
+                blocking(move || project_files::write(&layout, guid, &project))
+                    .await
+                    .unwrap_or_else(|why| Err(StepError::machine(why)))
+            }
+            Step::StartDaemon { guid, network } => {
+                dockerd::start(layout, &self.binary, *guid, *network).await
+            }
+            Step::StopDaemon { guid, network } => dockerd::stop(layout, *guid, *network).await,
+            Step::FetchImages {
+                guid,
+                network,
+                project,
+            } => compose::fetch(layout, *guid, *network, project).await,
+            Step::Up {
+                guid,
+                network,
+                project,
+            } => compose::up(layout, *guid, *network, project).await,
+            Step::Wait {
+                guid,
+                network,
+                project,
+            } => compose::wait(layout, *guid, *network, project, cx.wait).await,
+            Step::Down {
+                guid,
+                network,
+                project,
+            } => compose::down(layout, *guid, *network, project).await,
+            Step::RecordRoute { name, route } => routes::record(layout, name, route),
+            Step::StartProxy(spec) => traefik::start(layout, &self.binary, spec).await,
+            Step::StopProxy => traefik::stop(layout).await,
+            Step::PublishRoutes(table) => routes::publish(layout, table),
+        }
+    }
+}
+
+impl LinuxHost {
+    async fn on(
+        &self,
+        volume: Volume,
+        work: fn(&Place) -> Result<Done, StepError>,
+    ) -> Result<Done, StepError> {
+        let place = self.place(volume);
+        blocking(move || work(&place))
+            .await
+            .unwrap_or_else(|why| Err(StepError::machine(why)))
+    }
+}
+
+/// File work, where it holds nobody up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| format!("looking at the machine: {error}"))
+}
+
+/// Whether the machine is already as the step would make it, by a look at what
+/// the step concerns alone. The other steps look for themselves.
+async fn holds(host: &LinuxHost, step: &Step) -> Result<bool, StepError> {
+    let (host, step) = (host.clone(), step.clone());
+    let look = blocking(move || {
+        let actual = glance(&host, &step)?;
+        Some(step.holds(&actual))
+    });
+    match look.await.map_err(StepError::machine)? {
+        None | Some(Err(Stop::Hidden)) => Ok(false),
+        Some(Ok(holds)) => Ok(holds),
+        Some(Err(Stop::Block(blocked))) => Err(StepError::machine(match blocked {
+            crate::model::Blocked::Unknown(why) => why,
+            other => format!("{other:?}"),
+        })),
+    }
+}
+
+fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
+    let layout = &host.layout;
+    let mut actual = Actual::default();
+    let of_one = |guid: Guid, repo: Repository| Part::Known(BTreeMap::from([(guid, repo)]));
+    match step {
+        Step::ClearStaging(volume)
+        | Step::Format { volume, .. }
+        | Step::GrowFile { volume, .. }
+        | Step::Attach(volume)
+        | Step::GrowDevice(volume)
+        | Step::Mount(volume)
+        | Step::GrowFs(volume)
+        | Step::Unmount(volume)
+        | Step::Detach(volume) => {
+            let storage = storage::observe(&host.place(*volume));
+            match volume {
+                Volume::Datastore => actual.datastore.storage = storage,
+                Volume::Image(guid) => {
+                    let repo = Repository {
+                        storage,
+                        ..Repository::default()
+                    };
+                    actual.repositories = of_one(*guid, repo);
+                }
+            }
+        }
+        Step::LayOut => actual.datastore.layout = records::laid_out(layout),
+        Step::NoteDatastore(_) => actual.datastore.note = records::note(layout),
+        Step::ClaimMachine { .. } => actual.machine = records::machine(layout),
+        Step::Record(guid, _) => {
+            let repo = Repository {
+                record: records::record(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        // A record that is there may be another's who was quicker.
+        Step::Reserve {
+            guid,
+            name,
+            network,
+        } => {
+            let record = records::record(layout, *guid);
+            if record
+                .known()
+                .is_some_and(|record| record.name != *name || record.network != *network)
+            {
+                return None;
+            }
+            let repo = Repository {
+                record,
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::MirrorSlots(guid, slots) if !slots.0.is_empty() => {
+            let repo = Repository {
+                mirror: records::mirror(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::WriteSlots(guid, slots) if !slots.0.is_empty() => {
+            let repo = Repository {
+                slots: project_files::slots(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::WriteFiles { guid, .. } => {
+            let repo = Repository {
+                files: project_files::observe(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        _ => return None,
+    }
+    Some(actual)
+}
+
+/// What lies in the datastore can be seen while it is mounted; where there
+/// never was one there is nothing behind it.
+fn behind(datastore: &Datastore) -> Part<()> {
+    match (&datastore.storage.mount, &datastore.storage.file) {
+        (Part::Known(_), _) => Part::Known(()),
+        (Part::Unknown(why), _) => Part::Unknown(why.clone()),
+        (_, Part::Absent) => Part::Absent,
+        _ => Part::Hidden,
+    }
+}
+
+fn unseen(why: &str) -> Datastore {
+    let mut datastore = Datastore::default();
+    datastore.storage.file = Part::Unknown(why.to_owned());
+    datastore.storage.mount = Part::Unknown(why.to_owned());
+    datastore
+}
+
+fn datastore(host: &LinuxHost) -> Datastore {
+    let layout = &host.layout;
+    let storage = storage::observe(&host.place(Volume::Datastore));
+    let mut seen = Datastore {
+        storage,
+        identity: btrfs::identity(&host.backing_file),
+        note: records::note(layout),
+        ..Datastore::default()
+    };
+    (seen.layout, seen.free) = match behind(&seen) {
+        Part::Known(()) => (records::laid_out(layout), free(layout)),
+        Part::Absent => (Part::Absent, Part::Absent),
+        Part::Hidden => (Part::Hidden, Part::Hidden),
+        Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
+    };
+    seen
+}
+
+fn free(layout: &Layout) -> Part<Size> {
+    let path = layout.datastore();
+    match nix::sys::statvfs::statvfs(&path) {
+        Ok(seen) => {
+            let bytes = seen.blocks_available().saturating_mul(seen.fragment_size());
+            Part::Known(Size::bytes(bytes))
+        }
+        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
+    }
+}
+
+async fn repositories(host: &LinuxHost) -> Part<BTreeMap<Guid, Repository>> {
+    let layout = host.layout.clone();
+    let guids = match blocking(move || records::guids(&layout)).await {
+        Ok(Ok(guids)) => guids,
+        Ok(Err(why)) | Err(why) => return Part::Unknown(why),
+    };
+    let each = guids
+        .into_iter()
+        .map(async |guid| (guid, repository(host, guid).await));
+    let all = futures::future::join_all(each).await;
+    Part::Known(
+        all.into_iter()
+            .filter(|(_, repo)| !repo.is_nothing())
+            .collect(),
+    )
+}
+
+async fn repository(host: &LinuxHost, guid: Guid) -> Repository {
+    let on = host.clone();
+    let mut seen = match blocking(move || closed(&on, guid)).await {
+        Ok(seen) => seen,
+        Err(why) => Repository {
+            record: Part::Unknown(why),
+            ..Repository::default()
+        },
+    };
+    (seen.daemon, seen.images, seen.containers) = match &seen.record {
+        Part::Known(Record { network, .. }) => {
+            let seen = containers::observe(&host.layout, *network).await;
+            (seen.daemon, seen.images, seen.containers)
+        }
+        // Without a record nobody knows the network, and nothing of ours runs.
+        _ => (Part::Absent, Part::Absent, Part::Absent),
+    };
+    if seen.daemon.is_absent() {
+        let behind = !seen.storage.file.is_absent();
+        seen.images = if behind { Part::Hidden } else { Part::Absent };
+        seen.containers = if behind { Part::Hidden } else { Part::Absent };
+    }
+    seen
+}
+
+/// Everything about a repository that needs no daemon.
+fn closed(host: &LinuxHost, guid: Guid) -> Repository {
+    let layout = &host.layout;
+    let storage = storage::observe(&host.place(Volume::Image(guid)));
+    let (slots, files) = match (&storage.mount, &storage.file) {
+        (Part::Known(_), _) => (
+            project_files::slots(layout, guid),
+            project_files::observe(layout, guid),
+        ),
+        (_, Part::Absent) => (Part::Absent, Part::Absent),
+        _ => (Part::Hidden, Part::Hidden),
+    };
+    Repository {
+        record: records::record(layout, guid),
+        mirror: records::mirror(layout, guid),
+        storage,
+        slots,
+        files,
+        ..Repository::default()
+    }
+}

@@ -1,0 +1,253 @@
+//! The one place that runs programs.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::host::{Blame, StepError};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const LIMIT: Duration = Duration::from_secs(60);
+/// How much of a program's last words an error repeats, in bytes.
+const LAST_WORDS: usize = 4096;
+
+/// A program to run: an argument vector, never a shell; an environment made
+/// from nothing; no input; its own process group, which ends when the time is
+/// up or nobody waits for it any more.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    command: Command,
+    stdin: Option<Vec<u8>>,
+    limit: Duration,
+}
+
+/// What a program that succeeded printed.
+#[derive(Debug)]
+pub struct Output {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Program {
+    /// A program by its name or path.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let program = program.as_ref();
+        let found = find(program);
+        let name = PathBuf::from(program)
+            .file_name()
+            .unwrap_or(program)
+            .to_string_lossy()
+            .into_owned();
+        let mut command = Command::new(found);
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        Self {
+            name,
+            command,
+            stdin: None,
+            limit: LIMIT,
+        }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// More arguments.
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// One variable of its environment.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// The folder it starts in.
+    pub fn cwd(mut self, path: impl AsRef<std::path::Path>) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    /// What it reads from its standard input.
+    pub fn stdin(mut self, bytes: Vec<u8>) -> Self {
+        self.command.stdin(Stdio::piped());
+        self.stdin = Some(bytes);
+        self
+    }
+
+    /// How long it may take; a minute where nothing is said.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs it to its end. Anything but success is an error with its own words.
+    pub async fn run(mut self) -> Result<Output, StepError> {
+        let fail = |end: &str, message: String| StepError {
+            blame: Blame::Machine,
+            program: Some(format!("{} ({end})", self.name)),
+            message,
+        };
+        let mut child = self
+            .command
+            .spawn()
+            .map_err(|error| fail("not started", error.to_string()))?;
+        let mut group = Group::of(child.id());
+        let input = self.stdin.take();
+        let pipe = child.stdin.take();
+        let feed = async {
+            if let (Some(mut pipe), Some(bytes)) = (pipe, input) {
+                // A program that does not want its input says so by its exit code.
+                let _ = pipe.write_all(&bytes).await;
+            }
+        };
+        let finish = async { tokio::join!(feed, child.wait_with_output()).1 };
+        let ended = tokio::time::timeout(self.limit, finish).await;
+        let output = match ended {
+            Err(_) => {
+                drop(group);
+                let limit = self.limit.as_secs();
+                return Err(fail("timed out", format!("did not end within {limit} s")));
+            }
+            Ok(Err(error)) => return Err(fail("lost", error.to_string())),
+            Ok(Ok(output)) => output,
+        };
+        group.ended();
+        if output.status.success() {
+            return Ok(Output {
+                stdout: output.stdout,
+                stderr: output.stderr,
+            });
+        }
+        let said = [&output.stderr, &output.stdout]
+            .into_iter()
+            .find(|bytes| !bytes.trim_ascii().is_empty());
+        let message = said.map_or_else(|| "it printed nothing".to_owned(), |bytes| tail(bytes));
+        Err(fail(&end(output.status), message))
+    }
+}
+
+/// The standard library looks a program up in the parent's `PATH`; here the
+/// child's counts.
+fn find(program: &OsStr) -> OsString {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return program.to_owned();
+    }
+    std::env::split_paths(PATH)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+        .map_or_else(|| program.to_owned(), PathBuf::into_os_string)
+}
+
+fn end(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit {code}"),
+        (None, Some(signal)) => Signal::try_from(signal)
+            .map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string()),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// The last words, with everything escaped that a terminal would obey.
+fn tail(bytes: &[u8]) -> String {
+    let bytes = bytes.trim_ascii();
+    let start = bytes.len().saturating_sub(LAST_WORDS);
+    let text = String::from_utf8_lossy(&bytes[start..]);
+    let mut out = String::with_capacity(text.len());
+    for c in text.replace("\r\n", "\n").chars() {
+        if c == '\n' || c == '\t' || !c.is_control() {
+            out.push(c);
+        } else {
+            out.extend(c.escape_default());
+        }
+    }
+    out
+}
+
+/// A process group that is killed unless its leader has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(leader: Option<u32>) -> Self {
+        let leader = leader.and_then(|pid| i32::try_from(pid).ok());
+        Self(leader.filter(|pid| *pid > 1).map(Pid::from_raw))
+    }
+
+    fn ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_names_the_program_its_end_and_its_words() {
+        let error = Program::new("ls").arg("/nowhere").run().await.unwrap_err();
+        assert_eq!(error.program.as_deref(), Some("ls (exit 2)"));
+        assert!(error.message.contains("/nowhere"), "{error}");
+        let error = Program::new("no-such-program").run().await.unwrap_err();
+        assert!(error.to_string().contains("not started"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_made_from_nothing_and_input_is_fed() {
+        let output = Program::new("env").env("X", "1").run().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut keys: Vec<&str> = text.lines().filter_map(|l| l.split('=').next()).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["LANG", "PATH", "X"]);
+        let input = vec![b'x'; 1 << 20];
+        let output = Program::new("cat").stdin(input.clone()).run().await;
+        assert_eq!(output.unwrap().stdout, input);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_ends_with_its_group() {
+        let started = std::time::Instant::now();
+        let error = Program::new("sh")
+            .args(["-c", "sleep 30 & sleep 30"])
+            .limit(Duration::from_millis(200))
+            .run()
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("timed out"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(tail(b"a\x1b[31mb\nc"), "a\\u{1b}[31mb\nc");
+    }
+}

@@ -1,0 +1,155 @@
+//! What renet writes inside an image: the slots, and the projects' files with
+//! the list of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::beneath::{Beneath, Found};
+use super::records;
+use crate::host::{Done, StepError};
+use crate::model::{
+    FileSeen, FileSet, FilesSeen, Guid, Layout, Name, Part, ProjectSpec, RelPath, Slots, slots_json,
+};
+
+const SLOTS: &str = ".rediacc.json";
+const INDEXES: &str = ".rediacc/files";
+
+/// The files that renet wrote for a project.
+#[derive(Serialize, Deserialize)]
+struct Index {
+    files: BTreeSet<RelPath>,
+}
+
+fn open(layout: &Layout, guid: Guid) -> io::Result<Beneath> {
+    Beneath::new(&layout.mount(guid))
+}
+
+fn json<T: serde::de::DeserializeOwned>(what: &str, read: io::Result<Option<Found>>) -> Part<T> {
+    match read {
+        Ok(None) => Part::Absent,
+        Ok(Some(found)) => match serde_json::from_slice(&found.bytes) {
+            Ok(value) => Part::Known(value),
+            Err(error) => Part::Unknown(format!("{what}: {error}")),
+        },
+        Err(error) => Part::Unknown(format!("{what}: {error}")),
+    }
+}
+
+/// The slots inside a mounted image.
+pub(super) fn slots(layout: &Layout, guid: Guid) -> Part<Slots> {
+    let path = layout.slots(guid);
+    records::slots(&path, slots_value(layout, guid))
+}
+
+fn slots_value(layout: &Layout, guid: Guid) -> Part<Value> {
+    let shown = layout.slots(guid).display().to_string();
+    json(&shown, open(layout, guid).and_then(|root| root.read(SLOTS)))
+}
+
+/// Writes the slots inside a mounted image.
+pub(super) fn write_slots(layout: &Layout, guid: Guid, slots: &Slots) -> Result<Done, StepError> {
+    let existing = match slots_value(layout, guid) {
+        Part::Known(value) => Some(value),
+        Part::Unknown(why) => return Err(StepError::machine(why)),
+        Part::Absent | Part::Hidden => None,
+    };
+    let write = || -> io::Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(&slots_json(existing, slots))?;
+        bytes.push(b'\n');
+        open(layout, guid)?.write(SLOTS, &bytes, 0o644)
+    };
+    let path = layout.slots(guid);
+    write().map_err(|error| StepError::machine(format!("{}: {error}", path.display())))?;
+    Ok(Done::Changed)
+}
+
+/// The files of every project in a mounted image, as they really lie there.
+pub(super) fn observe(layout: &Layout, guid: Guid) -> Part<BTreeMap<Name, FilesSeen>> {
+    let look = || -> io::Result<BTreeMap<Name, FilesSeen>> {
+        let root = open(layout, guid)?;
+        let Some(indexes) = root.folder(INDEXES)? else {
+            return Ok(BTreeMap::new());
+        };
+        let mut all = BTreeMap::new();
+        for name in indexes.names()? {
+            let project = name.strip_suffix(".json").map(str::parse::<Name>);
+            let Some(Ok(project)) = project else {
+                continue;
+            };
+            // A list that cannot be read counts as none: the files are written again.
+            if let Part::Known(index) = json::<Index>(&name, indexes.read(&name)) {
+                let seen = seen(root.folder(project.as_str())?, &index)?;
+                all.insert(project, seen);
+            }
+        }
+        Ok(all)
+    };
+    match look() {
+        Ok(all) => Part::Known(all),
+        Err(error) => Part::Unknown(format!("{}: {error}", layout.mount(guid).display())),
+    }
+}
+
+fn seen(folder: Option<Beneath>, index: &Index) -> io::Result<FilesSeen> {
+    let mut files = BTreeMap::new();
+    if let Some(folder) = folder {
+        for path in &index.files {
+            if let Some(found) = folder.read(path.as_str())? {
+                files.insert(path.clone(), FileSeen::of(&found.bytes, found.executable));
+            }
+        }
+    }
+    let each = files
+        .iter()
+        .map(|(path, file)| (path, file.digest.clone(), file.executable));
+    Ok(FilesSeen {
+        digest: FileSet::digest_of(each),
+        files,
+    })
+}
+
+/// Writes a project's files, removes those that are no longer its, and lists
+/// them last: a crash before leaves a digest that fits nothing.
+pub(super) fn write(layout: &Layout, guid: Guid, project: &ProjectSpec) -> Result<Done, StepError> {
+    let shown = layout.project(guid, &project.name);
+    let fail = |path: &dyn std::fmt::Display| {
+        let at = format!("{}/{path}", shown.display());
+        move |error: io::Error| StepError::machine(format!("{at}: {error}"))
+    };
+    let root = open(layout, guid).map_err(fail(&""))?;
+    let index_path = format!("{INDEXES}/{}.json", project.name);
+    let before = match json::<Index>(&index_path, root.read(&index_path)) {
+        Part::Known(index) => index.files,
+        _ => BTreeSet::new(),
+    };
+    let folder = root.make_folder(project.name.as_str()).map_err(fail(&""))?;
+    for (path, file) in project.files.files() {
+        let mode = if file.executable { 0o755 } else { 0o644 };
+        let same = folder
+            .read(path.as_str())
+            .map_err(fail(path))?
+            .is_some_and(|found| found.bytes == *file.bytes && found.executable == file.executable);
+        // A file that is in place stays: containers may have it mounted by its inode.
+        if !same {
+            folder
+                .write(path.as_str(), &file.bytes, mode)
+                .map_err(fail(path))?;
+        }
+    }
+    for path in &before {
+        if !project.files.files().contains_key(path) {
+            folder.remove(path).map_err(fail(path))?;
+        }
+    }
+    let index = Index {
+        files: project.files.files().keys().cloned().collect(),
+    };
+    let listed = serde_json::to_vec_pretty(&index)
+        .map_err(io::Error::from)
+        .and_then(|bytes| root.write(&index_path, &bytes, 0o644));
+    listed.map_err(fail(&index_path))?;
+    Ok(Done::Changed)
+}

@@ -1,0 +1,259 @@
+//! What renet remembers, beside the images and on the machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::files::{read_json, write_atomic, write_json};
+use super::{btrfs, mount};
+use crate::host::{Done, StepError};
+use crate::model::{
+    Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots,
+    slots_from_json, slots_json,
+};
+
+const MODE: u32 = 0o644;
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    uuid: Uuid,
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> StepError + '_ {
+    move |error| StepError::machine(format!("{}: {error}", path.display()))
+}
+
+/// A part as a step needs it: what could not be read is never written over.
+fn readable<T>(part: Part<T>) -> Result<Option<T>, StepError> {
+    match part {
+        Part::Known(value) => Ok(Some(value)),
+        Part::Absent => Ok(None),
+        Part::Hidden => Err(StepError::machine("it is behind something closed")),
+        Part::Unknown(why) => Err(StepError::machine(why)),
+    }
+}
+
+/// A repository's record.
+pub(super) fn record(layout: &Layout, guid: Guid) -> Part<Record> {
+    read_json(&layout.record(guid))
+}
+
+/// The machine's record.
+pub(super) fn machine(layout: &Layout) -> Part<MachineRecord> {
+    read_json(&layout.machine())
+}
+
+/// Which datastore belongs to this machine.
+pub(super) fn note(layout: &Layout) -> Part<Uuid> {
+    match read_json::<Note>(&layout.datastore_note()) {
+        Part::Known(note) => Part::Known(note.uuid),
+        Part::Absent => Part::Absent,
+        Part::Hidden => Part::Hidden,
+        Part::Unknown(why) => Part::Unknown(why),
+    }
+}
+
+/// The slots' mirror.
+pub(super) fn mirror(layout: &Layout, guid: Guid) -> Part<Slots> {
+    let path = layout.mirror(guid);
+    slots(&path, read_json(&path))
+}
+
+/// Slots out of what was read at `path`.
+pub(super) fn slots(path: &Path, read: Part<Value>) -> Part<Slots> {
+    match read {
+        Part::Known(root) => match slots_from_json(&root) {
+            Ok(slots) => Part::Known(slots),
+            Err(why) => Part::Unknown(format!("{}: {why}", path.display())),
+        },
+        Part::Absent => Part::Absent,
+        Part::Hidden => Part::Hidden,
+        Part::Unknown(why) => Part::Unknown(why),
+    }
+}
+
+/// Every repository that has a record, an image, a half-made image or a mount.
+pub(super) fn guids(layout: &Layout) -> Result<BTreeSet<Guid>, String> {
+    let mut guids = BTreeSet::new();
+    for name in names(&layout.state())? {
+        let Ok(guid) = name.parse::<Guid>() else {
+            continue;
+        };
+        // An empty folder is nothing: a crash before the record was written.
+        if layout.record(guid).exists() || layout.mirror(guid).exists() {
+            guids.insert(guid);
+        }
+    }
+    for name in names(&layout.repositories())? {
+        let name = name.strip_prefix(".new-").unwrap_or(&name);
+        guids.extend(name.parse::<Guid>());
+    }
+    let mounts = mount::real(&layout.mounts());
+    let mounted = mount::table()?.into_iter().map(|mounted| mounted.point);
+    guids.extend(mounted.filter_map(|point| {
+        let name = point.strip_prefix(&mounts).ok()?.to_str()?.to_owned();
+        name.parse::<Guid>().ok()
+    }));
+    Ok(guids)
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, String> {
+    let why = |error: io::Error| format!("{}: {error}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(why)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(why)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// The datastore's folders, as [`lay_out`] makes them.
+pub(super) fn laid_out(layout: &Layout) -> Part<()> {
+    let look = || -> io::Result<bool> {
+        let folders = folders(layout);
+        Ok(btrfs::is_subvolume(&layout.repositories())?
+            && folders.iter().all(|(path, _)| path.is_dir()))
+    };
+    match look() {
+        Ok(true) => Part::Known(()),
+        Ok(false) => Part::Absent,
+        Err(error) => Part::Unknown(format!("{}: {error}", layout.repositories().display())),
+    }
+}
+
+fn folders(layout: &Layout) -> [(std::path::PathBuf, u32); 5] {
+    let at = |name| layout.datastore().join(name);
+    [
+        (layout.mounts(), 0o755),
+        (at("interim"), 0o755),
+        (at("immovable"), 0o755),
+        (layout.state(), 0o755),
+        (at(".credentials"), 0o700),
+    ]
+}
+
+/// Makes the datastore's subvolume and folders.
+pub(super) async fn lay_out(layout: &Layout) -> Result<Done, StepError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let images = layout.repositories();
+    if !btrfs::is_subvolume(&images).map_err(failed(&images))? {
+        btrfs::make_subvolume(&images).await?;
+    }
+    for (path, mode) in folders(layout) {
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(mode).create(&path);
+        made.map_err(failed(&path))?;
+    }
+    Ok(Done::Changed)
+}
+
+/// Notes that this datastore belongs to this machine.
+pub(super) fn write_note(layout: &Layout, uuid: Uuid) -> Result<Done, StepError> {
+    let path = layout.datastore_note();
+    write_json(&path, &Note { uuid }, MODE).map_err(failed(&path))?;
+    Ok(Done::Changed)
+}
+
+/// Notes the machine's name and who declares it.
+pub(super) fn claim_machine(
+    layout: &Layout,
+    name: &Name,
+    owner: &Owner,
+) -> Result<Done, StepError> {
+    let mut record = readable(machine(layout))?.unwrap_or_default();
+    record.name = Some(name.clone());
+    record.owner = Some(owner.clone());
+    write_machine(layout, &record)
+}
+
+fn write_machine(layout: &Layout, record: &MachineRecord) -> Result<Done, StepError> {
+    let path = layout.machine();
+    keep_previous(&path)?;
+    write_json(&path, record, MODE).map_err(failed(&path))?;
+    Ok(Done::Changed)
+}
+
+/// The generation before stays readable beside the file.
+fn keep_previous(path: &Path) -> Result<(), StepError> {
+    let mut previous = path.to_owned().into_os_string();
+    previous.push(".prev");
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(path)(error)),
+        Ok(bytes) => write_atomic(Path::new(&previous), &bytes, MODE).map_err(failed(path)),
+    }
+}
+
+/// Writes a new repository's record, under the machine's lock.
+pub(super) fn reserve(
+    layout: &Layout,
+    guid: Guid,
+    name: &Name,
+    network: NetworkId,
+) -> Result<Done, StepError> {
+    for other in guids(layout).map_err(StepError::machine)? {
+        // While any record cannot be read, nobody knows what is taken.
+        let Some(record) = readable(record(layout, other))? else {
+            continue;
+        };
+        let taken = if other == guid {
+            "it has a record".to_owned()
+        } else if record.name == *name {
+            format!("the name {name} was taken by {other}")
+        } else if record.network == network {
+            format!("network {network} was taken by {} ({other})", record.name)
+        } else {
+            continue;
+        };
+        return Err(StepError::machine(taken));
+    }
+    // First: after a crash in between a network is skipped, never given twice.
+    let mut machine = readable(machine(layout))?.unwrap_or_default();
+    let next = machine.next_network.max(network.next());
+    if machine.next_network != next {
+        machine.next_network = next;
+        write_machine(layout, &machine)?;
+    }
+    let record = Record {
+        name: name.clone(),
+        network,
+        owner: None,
+        created: false,
+        projects: BTreeSet::new(),
+        failed: Default::default(),
+        other: Default::default(),
+    };
+    let path = layout.record(guid);
+    write_json(&path, &record, MODE).map_err(failed(&path))?;
+    Ok(Done::Changed)
+}
+
+/// Changes a record.
+pub(super) fn patch(layout: &Layout, guid: Guid, patch: &Patch) -> Result<Done, StepError> {
+    let path = layout.record(guid);
+    let record = readable(record(layout, guid))?;
+    let mut record = record.ok_or_else(|| StepError::machine(format!("{guid} has no record")))?;
+    if patch.holds(&record) {
+        return Ok(Done::Already);
+    }
+    patch.apply(&mut record);
+    keep_previous(&path)?;
+    write_json(&path, &record, MODE).map_err(failed(&path))?;
+    Ok(Done::Changed)
+}
+
+/// Writes the slots outside the image.
+pub(super) fn write_mirror(layout: &Layout, guid: Guid, slots: &Slots) -> Result<Done, StepError> {
+    let path = layout.mirror(guid);
+    let existing = readable(read_json(&path))?;
+    write_json(&path, &slots_json(existing, slots), MODE).map_err(failed(&path))?;
+    Ok(Done::Changed)
+}
