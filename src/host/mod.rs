@@ -3,11 +3,8 @@
 //! [`Host`] has two verbs, observe and perform; [`ComposeDoor`] is the one door
 //! through which `resolve` asks a real program.
 
-<<<<<<< HEAD
-pub mod sim;
-=======
 pub mod linux;
->>>>>>> h2
+pub mod sim;
 
 use std::collections::BTreeMap;
 use std::fmt;
