@@ -117,10 +117,11 @@ pub async fn run<H: Host>(
         let first = first.get_or_insert_with(|| wave.actual.clone());
         let danger = wave.plan.danger_against(first);
         // Without a shown plan the first locked one is the bound.
-        let bound = bound.get_or_insert_with(|| danger.clone());
+        let bound = bound.get_or_insert_with(|| wave.plan.danger.clone());
         let beyond: BTreeSet<Guid> = danger
-            .difference(bound)
-            .map(|Danger::Stops(guid, ..)| *guid)
+            .iter()
+            .filter(|danger| !danger.is_within(bound))
+            .map(Danger::repository)
             .collect();
         for guid in &beyond {
             wave.plan
@@ -142,7 +143,7 @@ pub async fn run<H: Host>(
         let mut stopped: BTreeSet<Guid> = BTreeSet::new();
         for step in &wave.plan.steps {
             let object = step.object();
-            if object
+            if step
                 .repository()
                 .is_some_and(|guid| stopped.contains(&guid))
             {

@@ -148,6 +148,22 @@ pub enum Step {
 pub enum Danger {
     /// Stops a service that runs.
     Stops(Guid, Name, String),
+    /// May stop whatever runs in the repository: it could not be seen.
+    StopsUnseen(Guid),
+}
+
+impl Danger {
+    /// The repository that is in danger.
+    pub fn repository(&self) -> Guid {
+        match self {
+            Danger::Stops(guid, ..) | Danger::StopsUnseen(guid) => *guid,
+        }
+    }
+
+    /// Whether what was shown covers this.
+    pub fn is_within(&self, shown: &BTreeSet<Danger>) -> bool {
+        shown.contains(self) || shown.contains(&Danger::StopsUnseen(self.repository()))
+    }
 }
 
 fn ready_if(condition: bool, what: &str) -> Result<(), Stop> {
@@ -196,6 +212,14 @@ impl Step {
             Step::Down { guid, project, .. } => Object::Service(*guid, project.clone()),
             Step::RecordRoute { name, .. } => Object::Route(name.clone()),
             Step::StartProxy(_) | Step::StopProxy | Step::PublishRoutes(_) => Object::Proxy,
+        }
+    }
+
+    /// The repository that the step stands on: its own, or a route's.
+    pub fn repository(&self) -> Option<Guid> {
+        match self {
+            Step::RecordRoute { route, .. } => Some(route.repository),
+            _ => self.object().repository(),
         }
     }
 
@@ -335,7 +359,19 @@ impl Step {
             a.repo(guid, &absent)?;
         }
         match self {
-            Step::ClearStaging(_) | Step::RecordRoute { .. } | Step::PublishRoutes(_) => Ok(()),
+            Step::ClearStaging(_) | Step::PublishRoutes(_) => Ok(()),
+            Step::RecordRoute { route, .. } => {
+                let repo = a.repo(route.repository, &absent)?;
+                let slot = repo
+                    .mirror
+                    .get()?
+                    .and_then(|slots| slots.0.get(&route.service));
+                let network = repo.record.get()?.map(|record| record.network);
+                let fixed = slot
+                    .zip(network)
+                    .map(|(slot, network)| network.address(*slot));
+                ready_if(fixed == Some(route.address), "its address is not settled")
+            }
             Step::Format { volume, .. } => {
                 let storage = a.storage(*volume)?;
                 ready_if(storage.file.get()?.is_none(), "the image is there")?;
@@ -800,6 +836,9 @@ impl Step {
                 .collect()
         };
         match self {
+            Step::StopDaemon { .. } if repo.containers == Part::Hidden => {
+                vec![Danger::StopsUnseen(guid)]
+            }
             Step::StopDaemon { .. } => running(None, &|_, _| false),
             Step::Down { project, .. } => running(Some(project), &|_, _| false),
             Step::Up { project, .. } => running(Some(&project.name), &|name, container| {

@@ -14,7 +14,9 @@ pub use script::plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Actual, Blocked, ContainerState, Danger, Guid, Name, Object, Step};
+use crate::model::{
+    Actual, Blocked, Container, ContainerState, Danger, Guid, Name, Object, Part, Step,
+};
 
 /// Objects on which a step failed in this run, and how.
 pub type Tried = BTreeMap<Object, Blocked>;
@@ -45,24 +47,44 @@ impl Plan {
     pub fn danger_against(&self, first: &Actual) -> BTreeSet<Danger> {
         self.danger
             .iter()
-            .filter(|Danger::Stops(guid, project, service)| {
-                may_have_run(first, *guid, project, service)
+            .filter(|danger| match danger {
+                Danger::Stops(guid, project, service) => {
+                    may_have_run(first, *guid, project, service)
+                }
+                Danger::StopsUnseen(guid) => any_may_have_run(first, *guid),
             })
             .cloned()
             .collect()
     }
 }
 
+fn containers(
+    actual: &Actual,
+    guid: Guid,
+) -> Option<&Part<BTreeMap<Name, BTreeMap<String, Container>>>> {
+    let repo = actual.repositories.known()?.get(&guid)?;
+    Some(&repo.containers)
+}
+
 /// Whether the service ran at that look, or could have without being seen.
 fn may_have_run(actual: &Actual, guid: Guid, project: &Name, service: &str) -> bool {
-    let Some(repo) = actual.repositories.known().and_then(|all| all.get(&guid)) else {
-        return false;
-    };
-    match repo.containers.known() {
-        Some(containers) => containers
+    match containers(actual, guid) {
+        Some(Part::Known(projects)) => projects
             .get(project)
             .and_then(|services| services.get(service))
             .is_some_and(|container| container.state == ContainerState::Running),
-        None => !repo.containers.is_absent(),
+        Some(Part::Absent) | None => false,
+        Some(_) => true,
+    }
+}
+
+fn any_may_have_run(actual: &Actual, guid: Guid) -> bool {
+    match containers(actual, guid) {
+        Some(Part::Known(projects)) => projects
+            .values()
+            .flat_map(BTreeMap::values)
+            .any(|container| container.state == ContainerState::Running),
+        Some(Part::Absent) | None => false,
+        Some(_) => true,
     }
 }

@@ -66,6 +66,10 @@ impl Script<'_> {
         match part(self) {
             Ok(()) => true,
             Err(Stop::Hidden) => {
+                // The worst that Desired may do behind it counts as shown.
+                self.plan
+                    .danger
+                    .extend(object.repository().map(Danger::StopsUnseen));
                 self.plan.more.insert(object);
                 false
             }
@@ -260,14 +264,7 @@ impl Script<'_> {
             } else if reached {
                 self.group(service, |script| script.project(spec, project));
             } else {
-                // Hidden: the worst that Desired may do there counts as shown.
                 self.plan.more.insert(service);
-                self.plan.danger.extend(
-                    project
-                        .services
-                        .keys()
-                        .map(|name| Danger::Stops(spec.guid, project.name.clone(), name.clone())),
-                );
             }
         }
     }
@@ -299,6 +296,8 @@ impl Script<'_> {
             network: spec.network,
         })?;
         self.want(Step::Record(guid, Patch::Claim(self.desired.owner.clone())))?;
+        // Before anything can refer to an address, the slot is fixed.
+        self.want(Step::MirrorSlots(guid, spec.slots.clone()))?;
         self.want(Step::ClearStaging(volume))?;
         let grows = match self.repo(guid)?.storage.file.get()? {
             Some(is) => spec.size.as_bytes().saturating_sub(is.as_bytes()),
@@ -322,7 +321,6 @@ impl Script<'_> {
             return self.close(spec);
         }
         self.open(volume)?;
-        self.want(Step::MirrorSlots(guid, spec.slots.clone()))?;
         self.want(Step::WriteSlots(guid, spec.slots.clone()))?;
         self.want(Step::StartDaemon {
             guid,
@@ -447,6 +445,14 @@ impl Script<'_> {
 
     fn route(&mut self, name: &Name) -> Result<(), Stop> {
         let spec = &self.desired.routes[name];
+        let repository = Object::Repository(spec.repository);
+        if self.plan.blocked.contains_key(&repository) {
+            let on = match self.desired.repositories.get(&spec.repository) {
+                Some(repository) => format!("repository {}", repository.name),
+                None => "its repository".to_owned(),
+            };
+            return Err(Stop::Block(Blocked::DependencyBlocked { on }));
+        }
         let known = self
             .scratch
             .routes

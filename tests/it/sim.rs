@@ -614,7 +614,11 @@ fn another_datastore_or_none_is_never_replaced() {
         let on_storage = |performed: &renet::execute::Performed| {
             !matches!(performed.step.object(), Object::Proxy)
         };
-        assert!(!report.performed.iter().any(on_storage), "{:?}", report.performed);
+        assert!(
+            !report.performed.iter().any(on_storage),
+            "{:?}",
+            report.performed
+        );
     }
 }
 
