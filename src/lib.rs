@@ -3,4 +3,5 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod manifest;
 pub mod model;
