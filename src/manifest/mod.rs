@@ -1,50 +1,134 @@
-use crate::model::*;
+//! Reads a folder of manifests: what the machine should be, as a user wrote it.
+//!
+//! [`load`] is the only way in. It runs no program and opens no connection; it
+//! reads files beneath the folder, never through a link, and says about *all*
+//! mistakes at once where they are and what to write instead.
+//!
+//! The way of a file: `root` opens it, `tree` parses it into nodes that know
+//! their place, `decode` turns a document into a type, `compose` gathers what a
+//! Service brings along, `check` compares the documents with each other, and
+//! `render` draws the problems.
+
+mod check;
+mod compose;
+mod decode;
+mod fields;
+mod load;
+mod problem;
+mod render;
+mod root;
+mod tree;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use crate::model::{FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size};
+
+pub use load::load;
+pub use problem::Problem;
+
+/// A folder of manifests as read.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// The folder: absolute, without `.` and `..`, links not followed.
+    pub source: PathBuf,
+    /// Every document that has no problem.
+    pub manifests: Manifests,
+    /// What is wrong with the others.
+    pub problems: Vec<Problem>,
+    /// How many manifest files were read.
+    pub files: usize,
+}
+
+/// The documents of a folder. One that has a problem is missing here, so that a
+/// Service or Route can name a repository that is not among them.
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
+    /// The machine itself.
     pub machine: Option<Machine>,
+    /// The repositories.
     pub repositories: BTreeMap<Name, Repository>,
+    /// The projects, by repository and name.
     pub services: BTreeMap<(Name, Name), Service>,
+    /// The routes.
     pub routes: BTreeMap<Name, Route>,
 }
+
+/// Kind `Machine`.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// Its name.
     pub name: Name,
+    /// The datastore, where one is to be made.
     pub datastore: Option<MachineDatastore>,
+    /// The reverse proxy.
     pub proxy: Proxy,
 }
+
+/// The datastore of a [`Machine`].
 #[derive(Clone, Debug)]
 pub struct MachineDatastore {
+    /// At least this large.
     pub size: Size,
+    /// Its backing file, where not the usual one.
     pub backing_file: Option<PathBuf>,
 }
+
+/// The reverse proxy of a [`Machine`].
 #[derive(Clone, Debug)]
 pub struct Proxy {
+    /// The port for HTTP.
     pub http: u16,
 }
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self { http: 80 }
+    }
+}
+
+/// Kind `Repository`. Only plain ones (`encryption: none`) can be declared yet.
 #[derive(Clone, Debug)]
 pub struct Repository {
+    /// Its name.
     pub name: Name,
+    /// At least this large.
     pub size: Size,
+    /// What it should be doing.
     pub state: RunState,
+    /// Its guid, where the manifest fixes it.
     pub guid: Option<Guid>,
+    /// Its network, where the manifest fixes it.
     pub network_id: Option<NetworkId>,
 }
+
+/// Kind `Service`: one compose project.
 #[derive(Clone, Debug)]
 pub struct Service {
+    /// The repository that it lies in.
     pub repository: Name,
+    /// Its name, which is also its directory's.
     pub name: Name,
+    /// Everything that goes into the project's directory, by path there.
     pub files: Arc<FileSet>,
+    /// The compose file, by path in the project's directory.
     pub compose_file: RelPath,
+    /// The services that it defines, in the order of the file.
     pub services: Vec<String>,
 }
+
+/// Kind `Route`.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Its name.
     pub name: Name,
+    /// The repository that it leads into.
     pub repository: Name,
+    /// The compose service that it leads to.
     pub service: String,
+    /// The port that the service listens on.
     pub port: u16,
+    /// The host that it answers to.
     pub host: HostName,
 }

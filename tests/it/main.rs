@@ -4,4 +4,5 @@
 mod host {
     mod storage;
 }
+mod manifest;
 mod sim;

@@ -1,0 +1,95 @@
+//! One file per command: its arguments, and which room it calls. What people
+//! read is drawn in `render`.
+
+mod apply;
+mod diff;
+mod get;
+mod render;
+mod session;
+mod uninstall;
+mod validate;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::model::Layout;
+
+/// One Linux server becomes what a folder of manifests says it is, and stays so
+#[derive(Debug, Parser)]
+#[command(name = "renet", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Where everything is: `/` on a real machine, a folder of its own for a trial
+    #[arg(
+        long,
+        env = "RENET_ROOT",
+        default_value = "/",
+        global = true,
+        value_name = "DIR"
+    )]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Validate(validate::Args),
+    Diff(diff::Args),
+    Apply(apply::Args),
+    Get(get::Args),
+    Uninstall(uninstall::Args),
+    /// Print the version
+    Version,
+}
+
+/// How a command ended badly, and with which exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The exit code of DESIGN §5.
+    pub code: u8,
+    /// What the user is told.
+    pub message: String,
+}
+
+impl Failure {
+    /// Wrong usage.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: 2,
+            message: message.into(),
+        }
+    }
+}
+
+/// Runs the command and gives its exit code.
+///
+/// # Errors
+///
+/// Where the command could not do its work at all.
+pub async fn run(cli: Cli) -> anyhow::Result<u8> {
+    let layout = Layout::new(&cli.root).map_err(|error| Failure::usage(error.to_string()))?;
+    match cli.command {
+        Command::Validate(args) => validate::run(&args, &layout.desired()),
+        Command::Diff(args) => diff::run(&args, layout).await,
+        Command::Apply(args) => apply::run(&args, layout).await,
+        Command::Get(args) => get::run(&args, layout).await,
+        Command::Uninstall(args) => uninstall::run(&args, layout).await,
+        Command::Version => {
+            anstream::println!("renet {}", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
+    }
+}
+
+/// Ends at once where the command needs root and is not.
+fn need_root() -> Result<(), Failure> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Failure::usage(
+            "renet must be run as root for this; nothing was changed",
+        ))
+    }
+}

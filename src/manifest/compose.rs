@@ -1,0 +1,440 @@
+//! What a compose project brings along. Compose itself is not asked: only the
+//! places where a file of it can name others are looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::decode::claims;
+use super::problem::{Place, Report, Source};
+use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT};
+use super::tree::{Kind, Node, parse};
+use crate::model::{FileEntry, FileSet, RelPath};
+
+const FILE_LIMIT: usize = 64 << 20;
+const PROJECT_LIMIT: usize = 512 << 20;
+const FILES_LIMIT: usize = 20_000;
+
+/// A compose project as gathered.
+pub(super) struct Project {
+    pub files: FileSet,
+    /// By path in the project.
+    pub compose_file: RelPath,
+    pub services: Vec<(String, Place)>,
+}
+
+/// Which files belong to a project and are no manifests.
+pub(super) struct Reach {
+    folder: Option<RelPath>,
+    files: BTreeSet<RelPath>,
+}
+
+impl Reach {
+    /// Whether a file lies in the project.
+    pub fn covers(&self, path: &RelPath) -> bool {
+        self.files.contains(path)
+            || self
+                .folder
+                .as_ref()
+                .is_some_and(|folder| path.strip_prefix(folder).is_some())
+    }
+}
+
+/// Reads the compose file at `path` beneath the root and everything it names.
+pub(super) fn gather(
+    root: &Root,
+    path: &RelPath,
+    place: &Place,
+    report: &Report,
+) -> (Project, Reach) {
+    let folder = path.parent();
+    let compose_file = folder
+        .as_ref()
+        .and_then(|folder| path.strip_prefix(folder))
+        .unwrap_or_else(|| path.clone());
+    let mut gather = Gather {
+        root,
+        report,
+        folder: folder.as_ref(),
+        files: BTreeMap::new(),
+        bytes: 0,
+        full: false,
+        seen: BTreeSet::new(),
+        services: Vec::new(),
+    };
+    gather.compose(&compose_file, place, true);
+    let reach = Reach {
+        files: gather
+            .files
+            .keys()
+            .map(|file| gather.full_path(file))
+            .collect(),
+        folder: folder.clone(),
+    };
+    let project = Project {
+        services: std::mem::take(&mut gather.services),
+        files: FileSet::new(std::mem::take(&mut gather.files)),
+        compose_file,
+    };
+    (project, reach)
+}
+
+struct Gather<'a> {
+    root: &'a Root,
+    report: &'a Report,
+    /// The project's folder beneath the root.
+    folder: Option<&'a RelPath>,
+    files: BTreeMap<RelPath, FileEntry>,
+    bytes: usize,
+    /// A limit was reached, and said.
+    full: bool,
+    seen: BTreeSet<RelPath>,
+    services: Vec<(String, Place)>,
+}
+
+impl Gather<'_> {
+    fn full_path(&self, path: &RelPath) -> RelPath {
+        self.folder
+            .map_or_else(|| path.clone(), |folder| path.beneath(folder))
+    }
+
+    /// Reads a compose file; `counts` if its services are the project's.
+    fn compose(&mut self, path: &RelPath, place: &Place, counts: bool) {
+        if !self.seen.insert(path.clone()) {
+            return;
+        }
+        let full = self.full_path(path);
+        let content = match self.root.read(&full, TEXT_LIMIT) {
+            Ok(content) => content,
+            Err(refusal) => return self.refuse(place, &format!("`{full}`"), &refusal),
+        };
+        let Ok(text) = String::from_utf8(content.bytes) else {
+            let refusal = Refusal::new("is not UTF-8 text", "write it as UTF-8");
+            return self.refuse(place, &format!("`{full}`"), &refusal);
+        };
+        self.files.insert(
+            path.clone(),
+            FileEntry {
+                bytes: text.as_bytes().into(),
+                executable: content.executable,
+            },
+        );
+        let file = self.root.shown(&full);
+        let source = Arc::new(Source { file, text });
+        let documents = match parse(&source, self.report) {
+            Ok(documents) => documents,
+            Err(problem) => return self.report.push(*problem),
+        };
+        let [document] = documents.as_slice() else {
+            let whole = Place {
+                source: source.clone(),
+                span: 0..0,
+            };
+            let message = match documents.len() {
+                0 => "this compose file is empty".to_owned(),
+                many => format!("this compose file holds {many} documents"),
+            };
+            return self
+                .report
+                .at(&whole, message, "write one document with `services:`");
+        };
+        let dir = path.parent();
+        let dir = dir.as_ref().map_or("", RelPath::as_str);
+        let services = document.get("services");
+        if counts {
+            self.count(document, services, &source);
+        }
+        for (_, service) in services.map_or(&[][..], Node::entries) {
+            self.service(service, dir, &source);
+        }
+        for section in ["configs", "secrets"] {
+            for (_, entry) in document.get(section).map_or(&[][..], Node::entries) {
+                if let Some(file) = entry.get("file") {
+                    self.bring(file, dir, &source);
+                }
+            }
+        }
+        if let Some(include) = document.get("include") {
+            for entry in one_or_many(include) {
+                for file in one_or_many(entry.get("path").unwrap_or(entry)) {
+                    self.other(file, dir, &source, counts);
+                }
+                for file in entry.get("env_file").map_or(&[][..], one_or_many) {
+                    self.bring(file, dir, &source);
+                }
+            }
+        }
+    }
+
+    /// The names of the services.
+    fn count(&mut self, document: &Node, services: Option<&Node>, source: &Arc<Source>) {
+        match services {
+            Some(Node {
+                kind: Kind::Map(entries),
+                ..
+            }) if !entries.is_empty() => {
+                for (key, _) in entries {
+                    let place = key.place(source);
+                    match key.text().filter(|name| is_service_name(name)) {
+                        Some(name) => self.services.push((name.to_owned(), place)),
+                        None => self.report.at(
+                            &place,
+                            format!("{} is no name of a service", key.what()),
+                            "use letters, digits, `.`, `_` and `-`",
+                        ),
+                    }
+                }
+            }
+            None if document.get("include").is_some() => {}
+            other => {
+                let at = other
+                    .filter(|node| !node.span.is_empty())
+                    .unwrap_or(document);
+                let at = at.entries().first().map_or(at, |(key, _)| key);
+                self.report.at(
+                    &at.place(source),
+                    "this compose file defines no services",
+                    "add `services:` with at least one service",
+                );
+            }
+        }
+    }
+
+    fn service(&mut self, service: &Node, dir: &str, source: &Arc<Source>) {
+        if let Some(build) = service.get("build") {
+            match build.get("context") {
+                Some(context) => self.context(context, dir, source),
+                None if build.text().is_some() => self.context(build, dir, source),
+                // `context:` is `.` if not said.
+                None => self.bring_path(dir, &build.place(source)),
+            }
+            for (_, context) in build
+                .get("additional_contexts")
+                .map_or(&[][..], Node::entries)
+            {
+                self.context(context, dir, source);
+            }
+            if let Some(file) = build.get("dockerfile")
+                && let Some(text) = file.text()
+                && let Err(refusal) = resolve("", text)
+            {
+                self.refuse(&file.place(source), &format!("`{text}`"), &refusal);
+            }
+        }
+        for field in ["env_file", "label_file"] {
+            for entry in service.get(field).map_or(&[][..], one_or_many) {
+                let required = !matches!(
+                    entry.get("required").map(|node| &node.kind),
+                    Some(Kind::Bool(false))
+                );
+                let file = entry.get("path").unwrap_or(entry);
+                if required || self.exists(file, dir) {
+                    self.bring(file, dir, source);
+                }
+            }
+        }
+        if let Some(file) = service
+            .get("extends")
+            .and_then(|extends| extends.get("file"))
+        {
+            self.other(file, dir, source, false);
+        }
+    }
+
+    fn exists(&self, file: &Node, dir: &str) -> bool {
+        let path = file.text().and_then(|text| resolve(dir, text).ok());
+        let path = path.and_then(|path| path.parse().ok());
+        path.is_some_and(|path| {
+            !self
+                .root
+                .kind(&self.full_path(&path))
+                .is_err_and(|refusal| refusal.missing)
+        })
+    }
+
+    /// Another compose file.
+    fn other(&mut self, file: &Node, dir: &str, source: &Arc<Source>, counts: bool) {
+        let place = file.place(source);
+        let Some(text) = file.text() else { return };
+        match resolve(dir, text) {
+            Err(refusal) => self.refuse(&place, &format!("`{text}`"), &refusal),
+            Ok(path) => match path.parse::<RelPath>() {
+                Ok(path) => self.compose(&path, &place, counts),
+                Err(error) => self.report.at(&place, "bad path", error.to_string()),
+            },
+        }
+    }
+
+    /// A build context, which may also be an image or another service.
+    fn context(&mut self, context: &Node, dir: &str, source: &Arc<Source>) {
+        let elsewhere = ["docker-image://", "service:"];
+        let text = context.text().unwrap_or_default();
+        if !elsewhere.iter().any(|prefix| text.starts_with(prefix)) {
+            self.bring(context, dir, source);
+        }
+    }
+
+    /// A file or folder that a value names.
+    fn bring(&mut self, value: &Node, dir: &str, source: &Arc<Source>) {
+        let place = value.place(source);
+        let Some(text) = value.text() else {
+            return self.report.at(
+                &place,
+                format!("this must be a path, not {}", value.what()),
+                "write the path of a file beside the compose file",
+            );
+        };
+        match resolve(dir, text) {
+            Ok(path) => self.bring_path(&path, &place),
+            Err(refusal) => self.refuse(&place, &format!("`{text}`"), &refusal),
+        }
+    }
+
+    fn bring_path(&mut self, path: &str, place: &Place) {
+        if path.is_empty() {
+            return self.bring_folder(None, place);
+        }
+        match path.parse::<RelPath>() {
+            Err(error) => self.report.at(place, "bad path", error.to_string()),
+            Ok(path) => match self.root.kind(&self.full_path(&path)) {
+                Ok(EntryKind::Folder) => self.bring_folder(Some(&path), place),
+                Ok(_) => self.bring_file(&path, place),
+                Err(refusal) => {
+                    self.refuse(place, &format!("`{}`", self.full_path(&path)), &refusal);
+                }
+            },
+        }
+    }
+
+    fn bring_folder(&mut self, path: Option<&RelPath>, place: &Place) {
+        let full = path.map_or_else(|| self.folder.cloned(), |path| Some(self.full_path(path)));
+        let entries = match self.root.list(full.as_ref()) {
+            Ok(entries) => entries,
+            Err(refusal) => {
+                let shown = full.as_ref().map_or(".", RelPath::as_str);
+                return self.refuse(place, &format!("`{shown}`"), &refusal);
+            }
+        };
+        for entry in entries {
+            if self.full {
+                return;
+            }
+            let path = self.folder.map_or_else(
+                || Some(entry.path.clone()),
+                |folder| entry.path.strip_prefix(folder),
+            );
+            let Some(path) = path else { continue };
+            match entry.kind {
+                EntryKind::Folder if entry.path.as_str().rsplit('/').next() == Some(".git") => {}
+                EntryKind::Folder => self.bring_folder(Some(&path), place),
+                EntryKind::File => self.bring_file(&path, place),
+                EntryKind::Link => {
+                    self.refuse(place, &format!("`{}`", entry.path), &Refusal::link());
+                }
+                EntryKind::Other => {
+                    self.refuse(place, &format!("`{}`", entry.path), &Refusal::special());
+                }
+            }
+        }
+    }
+
+    fn bring_file(&mut self, path: &RelPath, place: &Place) {
+        if self.full || self.files.contains_key(path) {
+            return;
+        }
+        let full = self.full_path(path);
+        let content = match self.root.read(&full, FILE_LIMIT) {
+            Ok(content) => content,
+            Err(refusal) => return self.refuse(place, &format!("`{full}`"), &refusal),
+        };
+        // A manifest beside a context is none of its files.
+        if is_yaml(path) && std::str::from_utf8(&content.bytes).is_ok_and(claims) {
+            return;
+        }
+        self.bytes += content.bytes.len();
+        if self.bytes > PROJECT_LIMIT || self.files.len() >= FILES_LIMIT {
+            self.full = true;
+            return self.report.at(
+                place,
+                format!(
+                    "this project brings along more than {} MiB or {FILES_LIMIT} files",
+                    PROJECT_LIMIT >> 20
+                ),
+                "name a smaller context",
+            );
+        }
+        self.files.insert(
+            path.clone(),
+            FileEntry {
+                bytes: content.bytes.into(),
+                executable: content.executable,
+            },
+        );
+    }
+
+    fn refuse(&self, place: &Place, subject: &str, refusal: &Refusal) {
+        self.report
+            .at(place, format!("{subject} {}", refusal.why), &refusal.cure);
+    }
+}
+
+/// The items of a list, or the one value.
+fn one_or_many(node: &Node) -> &[Node] {
+    match &node.kind {
+        Kind::List(items) => items,
+        _ => std::slice::from_ref(node),
+    }
+}
+
+/// As compose has it.
+fn is_service_name(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+pub(super) fn is_yaml(path: &RelPath) -> bool {
+    [".yaml", ".yml"]
+        .iter()
+        .any(|end| path.as_str().ends_with(end))
+}
+
+/// A path in the project that a file in its folder `dir` names; empty for the
+/// project's folder itself.
+fn resolve(dir: &str, text: &str) -> Result<String, Refusal> {
+    let scheme = text
+        .split_once(':')
+        .is_some_and(|(scheme, _)| !scheme.contains('/'));
+    if scheme || text.contains("://") || text.starts_with("git@") {
+        return Err(Refusal::new(
+            "comes from elsewhere",
+            "put a copy beside the compose file and name that",
+        ));
+    }
+    if text.contains('$') {
+        return Err(Refusal::new(
+            "is not known before compose runs",
+            "write the path itself, without a variable",
+        ));
+    }
+    let outside = || {
+        Refusal::new(
+            "leads out of the project's folder",
+            "move it beside the compose file and name it from there",
+        )
+    };
+    if text.starts_with('/') || text.starts_with('~') {
+        return Err(outside());
+    }
+    let mut parts: Vec<&str> = dir.split('/').filter(|part| !part.is_empty()).collect();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop().ok_or_else(outside)?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}

@@ -1,0 +1,313 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::compose;
+use super::fields::{Fields, number, plain, text};
+use super::problem::{Place, Report, Source};
+use super::root::Root;
+use super::tree::{Kind, Node};
+use super::{Machine, MachineDatastore, Proxy, Repository, Route, Service};
+use crate::model::{HostName, Name, NetworkId, RelPath, RunState, Size, suggest};
+
+const KINDS: [&str; 4] = ["Machine", "Repository", "Service", "Route"];
+const API: &str = "renet/v1";
+const SMALLEST_DATASTORE: Size = Size::mib(256);
+
+/// A document of a file.
+pub(super) struct Found {
+    pub kind: &'static str,
+    pub name: Option<Name>,
+    /// Where the name stands.
+    pub at: Place,
+    /// The repository of a Service.
+    pub repository: Option<Name>,
+    /// Where values stand that are compared with those of other documents.
+    pub places: BTreeMap<&'static str, Place>,
+    /// The compose services that a Service defines.
+    pub services: Vec<(String, Place)>,
+    /// Missing where something is wrong with it.
+    pub document: Option<Document>,
+}
+
+pub(super) enum Document {
+    Machine(Machine),
+    Repository(Repository),
+    Service(Service),
+    Route(Route),
+}
+
+impl Found {
+    pub fn place(&self, field: &str) -> &Place {
+        self.places.get(field).unwrap_or(&self.at)
+    }
+}
+
+/// What decoding a document needs to know.
+pub(super) struct Context<'a> {
+    pub root: &'a Root,
+    pub source: &'a Arc<Source>,
+    /// The folder of the manifest.
+    pub dir: Option<&'a RelPath>,
+    pub report: &'a Report,
+    /// The compose projects that were met, and what they brought along.
+    pub projects: &'a mut Vec<compose::Reach>,
+}
+
+/// Whether a text says that it is one of renet's manifests.
+pub(super) fn claims(text: &str) -> bool {
+    text.lines()
+        .filter_map(|line| {
+            line.trim_start_matches('\u{feff}')
+                .strip_prefix("apiVersion:")
+        })
+        .any(|rest| {
+            rest.trim_start()
+                .trim_start_matches(['"', '\''])
+                .starts_with("renet/")
+        })
+}
+
+/// Reads one document; `None` if not even its kind is known.
+pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
+    let (source, report) = (context.source, context.report);
+    let before = report.count();
+    if !matches!(node.kind, Kind::Map(_)) {
+        report.at(
+            &node.place(source),
+            format!("a document must be a mapping, not {}", node.what()),
+            format!("start it with `apiVersion: {API}`"),
+        );
+        return None;
+    }
+    let fields = Fields::of_document(node, source, report);
+    let version = fields.required(
+        "apiVersion",
+        &format!("`apiVersion: {API}`"),
+        |node| match node.text() {
+            Some(API) => Ok(()),
+            _ => Err(format!("write `apiVersion: {API}`")),
+        },
+    );
+    let kinds = "one of Machine, Repository, Service, Route";
+    let kind = fields.required("kind", &format!("`kind:` with {kinds}"), |node| {
+        let text: String = text(node)?;
+        KINDS
+            .into_iter()
+            .find(|kind| *kind == text)
+            .ok_or_else(|| match suggest(&text, KINDS) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("write {kinds}"),
+            })
+    });
+    let metadata = fields.required_map("metadata", "`metadata: { name: … }`");
+    let mut at = fields.place("kind");
+    let name = metadata.and_then(|metadata| {
+        let name = metadata.required("name", "`name:`", text::<Name>);
+        if name.is_some() {
+            at = metadata.place("name");
+        }
+        metadata.texts("labels");
+        metadata.finish();
+        name
+    });
+    // Of a kind that nobody knows nothing can be said about the fields.
+    let (Some(()), Some(kind)) = (version, kind) else {
+        let _ = fields.map("spec");
+        fields.finish();
+        return None;
+    };
+    let mut found = Found {
+        kind,
+        name,
+        at,
+        repository: None,
+        places: BTreeMap::new(),
+        services: Vec::new(),
+        document: None,
+    };
+    let cure = match kind {
+        "Repository" => "`spec:` with `size:` and `encryption: none`",
+        "Service" => "`spec:` with `repository:` and `compose:`",
+        "Route" => "`spec:` with `service:`, `port:` and `host:`",
+        _ => "`spec:`, `spec: {}` for all defaults",
+    };
+    let document = fields.required_map("spec", cure).and_then(|spec| {
+        let document = match kind {
+            "Machine" => machine(&spec, found.name.as_ref()).map(Document::Machine),
+            "Repository" => repository(&spec, &mut found).map(Document::Repository),
+            "Service" => service(&spec, &mut found, context).map(Document::Service),
+            _ => route(&spec, &mut found).map(Document::Route),
+        };
+        spec.finish();
+        document
+    });
+    fields.finish();
+    found.document = document.filter(|_| report.count() == before);
+    Some(found)
+}
+
+/// Reads a size of at least `least`.
+fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
+    let size: Size = plain(node)?;
+    if size < least {
+        let least = format!("{}M", least.as_bytes() >> 20);
+        return Err(format!("too small: {of} has at least `{least}`"));
+    }
+    Ok(size)
+}
+
+fn port(node: &Node) -> Result<u16, String> {
+    let cure = "write a port from 1 to 65535";
+    match number(node, cure)? {
+        0 => Err(cure.into()),
+        port => Ok(port),
+    }
+}
+
+fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
+    let datastore = spec.map("datastore").map(|fields| {
+        let size = fields.required("size", "`size:`, like `size: 20G`", |node| {
+            size(node, SMALLEST_DATASTORE, "a datastore")
+        });
+        let backing_file = fields.optional("backingFile", |node| {
+            let path: PathBuf = text(node)?;
+            let plain = path
+                .to_str()
+                .is_some_and(|path| !path.contains(char::is_control));
+            let climbs = path
+                .components()
+                .any(|part| part == std::path::Component::ParentDir);
+            if path.is_absolute() && path.file_name().is_some() && plain && !climbs {
+                Ok(path)
+            } else {
+                Err("write an absolute path, like `/mnt/rediacc.img`".into())
+            }
+        });
+        fields.finish();
+        size.map(|size| MachineDatastore { size, backing_file })
+    });
+    let proxy = spec.map("proxy").map(|fields| {
+        let http = fields.optional("http", port);
+        fields.finish();
+        http.map_or_else(Proxy::default, |http| Proxy { http })
+    });
+    Some(Machine {
+        name: name?.clone(),
+        datastore: match datastore {
+            Some(datastore) => Some(datastore?),
+            None => None,
+        },
+        proxy: proxy.unwrap_or_default(),
+    })
+}
+
+fn repository(spec: &Fields, found: &mut Found) -> Option<Repository> {
+    let size = spec.required("size", "`size:`, like `size: 2G`", |node| {
+        size(node, Size::SMALLEST_IMAGE, "a repository")
+    });
+    let encryption = spec.required("encryption", "`encryption: none`", |node| {
+        match node.text() {
+            Some("none") => Ok(()),
+            _ => Err("encrypted repositories are not built yet: write `encryption: none`".into()),
+        }
+    });
+    let state = spec.optional("state", |node| match node.text() {
+        Some("Running") => Ok(RunState::Running),
+        Some("Stopped") => Ok(RunState::Stopped),
+        Some("Offline") => Ok(RunState::Offline),
+        _ => Err("write Running, Stopped or Offline".into()),
+    });
+    let network_id = spec.optional("networkId", |node| {
+        let cure = "write a multiple of 64 from 2816 to 16711680";
+        let id: u32 = number(node, cure)?;
+        NetworkId::try_from(id).map_err(|error| error.to_string())
+    });
+    let guid = spec.optional("guid", text);
+    for field in ["networkId", "guid"] {
+        found.places.insert(field, spec.place(field));
+    }
+    encryption?;
+    Some(Repository {
+        name: found.name.clone()?,
+        size: size?,
+        state: state.unwrap_or_default(),
+        guid,
+        network_id,
+    })
+}
+
+fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {
+    found.repository = spec.required("repository", "`repository:`, its name", text::<Name>);
+    found.places.insert("repository", spec.place("repository"));
+    if found
+        .name
+        .as_ref()
+        .is_some_and(|name| name.as_str() == "root")
+    {
+        context.report.at(
+            &found.at,
+            "a Service cannot be called `root`",
+            "choose another name: `root` is the project in the repository's own folder",
+        );
+    }
+    let cure = "`compose: { file: … }`";
+    let file = spec.required_map("compose", cure).and_then(|compose| {
+        let cure = "`file:`, the compose file's path";
+        let file = compose.required("file", cure, text::<RelPath>);
+        let place = compose.place("file");
+        compose.finish();
+        Some((file?, place))
+    });
+    let (file, place) = file?;
+    let path = context
+        .dir
+        .map_or_else(|| file.clone(), |dir| file.beneath(dir));
+    let (project, reach) = compose::gather(context.root, &path, &place, context.report);
+    context.projects.push(reach);
+    found.services = project.services;
+    Some(Service {
+        repository: found.repository.clone()?,
+        name: found.name.clone()?,
+        files: Arc::new(project.files),
+        compose_file: project.compose_file,
+        services: found
+            .services
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect(),
+    })
+}
+
+fn route(spec: &Fields, found: &mut Found) -> Option<Route> {
+    let service = spec.required("service", "`service:`, like `service: shop/web`", |node| {
+        let text: String = text(node)?;
+        let cure = "write `repository/service`, like `shop/web`";
+        match text.split_once('/') {
+            Some((repository, service)) if !service.is_empty() && !service.contains('/') => {
+                let repository = repository
+                    .parse::<Name>()
+                    .map_err(|error| error.to_string())?;
+                Ok((repository, service.to_owned()))
+            }
+            _ => Err(cure.into()),
+        }
+    });
+    let port = spec.required("port", "`port:`, that the service listens on", port);
+    let host = spec.required(
+        "host",
+        "`host:`, like `host: shop.example.com`",
+        text::<HostName>,
+    );
+    for field in ["service", "host"] {
+        found.places.insert(field, spec.place(field));
+    }
+    let (repository, service) = service?;
+    Some(Route {
+        name: found.name.clone()?,
+        repository,
+        service,
+        port: port?,
+        host: host?,
+    })
+}

@@ -1,0 +1,213 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::problem::{Place, Report, Source};
+use super::tree::{Kind, Node};
+use crate::model::suggest;
+
+/// The fields of one mapping while it is decoded: each is asked for by name, and
+/// what was not asked for is unknown.
+pub(super) struct Fields<'a> {
+    source: &'a Arc<Source>,
+    report: &'a Report,
+    entries: &'a [(Node, Node)],
+    /// Where a missing field is reported.
+    at: Place,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of a document.
+    pub fn of_document(node: &'a Node, source: &'a Arc<Source>, report: &'a Report) -> Self {
+        let at = node.entries().first().map_or(node, |(key, _)| key);
+        Self::new(node, at.place(source), source, report)
+    }
+
+    fn new(node: &'a Node, at: Place, source: &'a Arc<Source>, report: &'a Report) -> Self {
+        Self {
+            source,
+            report,
+            entries: node.entries(),
+            at,
+            asked: RefCell::default(),
+        }
+    }
+
+    /// A field's key and value.
+    fn entry(&self, name: &'static str) -> Option<&'a (Node, Node)> {
+        self.asked.borrow_mut().push(name);
+        self.entries
+            .iter()
+            .find(|(key, _)| key.text() == Some(name))
+    }
+
+    /// The place of a field's value.
+    pub fn place(&self, name: &str) -> Place {
+        self.entries
+            .iter()
+            .find(|(key, _)| key.text() == Some(name))
+            .map_or_else(|| self.at.clone(), |(_, value)| value.place(self.source))
+    }
+
+    /// The mapping in a field.
+    pub fn map(&self, name: &'static str) -> Option<Fields<'a>> {
+        let (key, value) = self.entry(name)?;
+        let place = key.place(self.source);
+        match value.kind {
+            Kind::Map(_) => Some(Self::new(value, place, self.source, self.report)),
+            Kind::Null => {
+                self.report.at(
+                    &place,
+                    format!("`{name}` is empty"),
+                    "write its fields below it, indented",
+                );
+                None
+            }
+            _ => {
+                self.report.at(
+                    &value.place(self.source),
+                    format!("`{name}` must be a mapping, not {}", value.what()),
+                    "write its fields below it, indented",
+                );
+                None
+            }
+        }
+    }
+
+    /// The mapping in a field that must be there.
+    pub fn required_map(&self, name: &'static str, cure: &str) -> Option<Fields<'a>> {
+        if self.missing(name, cure) {
+            return None;
+        }
+        self.map(name)
+    }
+
+    /// Reports a field that is missing.
+    fn missing(&self, name: &'static str, cure: &str) -> bool {
+        if self.entry(name).is_some() {
+            return false;
+        }
+        self.report.at(
+            &self.at,
+            format!("missing field `{name}`"),
+            format!("add {cure}"),
+        );
+        true
+    }
+
+    /// A field that must be there; `cure` is what to add.
+    pub fn required<T>(
+        &self,
+        name: &'static str,
+        cure: &str,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Option<T> {
+        if self.missing(name, cure) {
+            return None;
+        }
+        self.optional(name, read)
+    }
+
+    /// A field that may be there.
+    pub fn optional<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Option<T> {
+        let (key, value) = self.entry(name)?;
+        let place = if value.span.is_empty() { key } else { value }.place(self.source);
+        match read(value) {
+            Ok(value) => Some(value),
+            Err(cure) => {
+                let message = match value.kind {
+                    Kind::Null => format!("`{name}` is empty"),
+                    _ => format!("bad `{name}`"),
+                };
+                self.report.at(&place, message, cure);
+                None
+            }
+        }
+    }
+
+    /// Checks a field that holds texts by name.
+    pub fn texts(&self, name: &'static str) {
+        let Some(fields) = self.map(name) else { return };
+        for (key, value) in fields.entries {
+            let read: Result<String, String> = text(value);
+            if let Err(cure) = read {
+                let message = format!("a value of `{name}` must be text");
+                let at = if value.span.is_empty() { key } else { value };
+                self.report.at(&at.place(self.source), message, cure);
+            }
+        }
+    }
+
+    /// Reports what nobody asked for. Every decoder ends with it.
+    pub fn finish(self) {
+        let known = self.asked.borrow();
+        for (key, _) in self.entries {
+            let place = key.place(self.source);
+            match key.text() {
+                Some(name) if known.contains(&name) => {}
+                Some(name) => {
+                    let label = match suggest(name, known.iter().copied()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("known here: {}", listed(known.iter())),
+                    };
+                    self.report
+                        .at(&place, format!("unknown field `{name}`"), label);
+                }
+                None => self.report.at(
+                    &place,
+                    format!("a field's name must be text, not {}", key.what()),
+                    format!("known here: {}", listed(known.iter())),
+                ),
+            }
+        }
+    }
+}
+
+/// `a, b, c`, each once.
+pub(super) fn listed<T: Display>(items: impl Iterator<Item = T>) -> String {
+    let mut seen = BTreeMap::new();
+    for (order, item) in items.enumerate() {
+        seen.entry(item.to_string()).or_insert(order);
+    }
+    let mut items: Vec<_> = seen.into_iter().collect();
+    items.sort_by_key(|(_, order)| *order);
+    let items: Vec<_> = items.into_iter().map(|(item, _)| item).collect();
+    items.join(", ")
+}
+
+/// Reads text into a type that checks it.
+pub(super) fn text<T: FromStr<Err: Display>>(node: &Node) -> Result<T, String> {
+    match &node.kind {
+        Kind::Text(text) => text.parse().map_err(|error: T::Err| error.to_string()),
+        Kind::Number(value) => Err(format!("write it in quotes: `\"{value}\"`")),
+        Kind::Bool(value) => Err(format!("write it in quotes: `\"{value}\"`")),
+        Kind::Null => Err("write a value, or leave the field out".into()),
+        _ => Err(format!("this must be text, not {}", node.what())),
+    }
+}
+
+/// Reads text or a number into a type that checks it.
+pub(super) fn plain<T: FromStr<Err: Display>>(node: &Node) -> Result<T, String> {
+    match &node.kind {
+        Kind::Number(value) => value.parse().map_err(|error: T::Err| error.to_string()),
+        _ => text(node),
+    }
+}
+
+/// Reads a whole number.
+pub(super) fn number<T: FromStr>(node: &Node, cure: &str) -> Result<T, String> {
+    match &node.kind {
+        Kind::Number(value) => value.parse().map_err(|_| cure.to_owned()),
+        Kind::Text(text) if text.parse::<T>().is_ok() => {
+            Err(format!("write the number without quotes: `{text}`"))
+        }
+        _ => Err(cure.to_owned()),
+    }
+}
