@@ -21,6 +21,10 @@ pub fn load(folder: &Path) -> Folder {
     }
     let mut problems = report.into_problems();
     problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    // Two Services can name one broken compose file.
+    problems.dedup_by(|a, b| {
+        (&a.file, a.line, a.column, &a.message) == (&b.file, b.line, b.column, &b.message)
+    });
     Folder {
         source,
         manifests,

@@ -39,6 +39,10 @@ impl Node {
         }
     }
 
+    pub fn is_null(&self) -> bool {
+        matches!(self.kind, Kind::Null)
+    }
+
     pub fn entries(&self) -> &[(Node, Node)] {
         match &self.kind {
             Kind::Map(entries) => entries,
@@ -189,14 +193,17 @@ fn syntax(source: &Arc<Source>, error: &serde_yaml::Error) -> Problem {
     // The place is drawn already.
     let words = words.split(" at line ").next().unwrap_or(&words);
     let words = words.lines().next().unwrap_or(words);
-    Place {
+    let place = Place {
         source: source.clone(),
         span: start..start,
+    };
+    if words.starts_with("budget breached") {
+        return place.problem(
+            "this file holds too much",
+            "at most 100 documents and 20,000 values in a file: split it",
+        );
     }
-    .problem(
-        format!("this is not YAML that renet can read: {words}"),
-        "here",
-    )
+    place.problem("this is not YAML that renet can read", words)
 }
 
 /// The byte at which a line and column (in characters) begin.
