@@ -6,7 +6,7 @@ use super::compose;
 use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source};
 use super::root::Root;
-use super::tree::{Kind, Node};
+use super::tree::{Kind, Node, duplicates};
 use super::{Machine, MachineDatastore, Proxy, Repository, Route, Service};
 use crate::model::{HostName, Name, NetworkId, RelPath, RunState, Size};
 
@@ -72,6 +72,7 @@ pub(super) fn claims(text: &str) -> bool {
 pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     let (source, report) = (context.source, context.report);
     let before = report.count();
+    duplicates(node, source, report);
     if !matches!(node.kind, Kind::Map(_)) {
         report.at(
             &node.place(source),

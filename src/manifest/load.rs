@@ -103,9 +103,7 @@ fn read(root: &Root, given: &Path, files: &mut usize, report: &Report) -> Manife
                 continue;
             }
         };
-        // What is wrong with a file that may be none of ours is kept apart.
-        let own = Report::default();
-        let parsed = parse(&source, &own);
+        let parsed = parse(&source);
         let ours = claims(&source.text);
         let documents = match parsed {
             Ok(documents)
@@ -142,9 +140,6 @@ fn read(root: &Root, given: &Path, files: &mut usize, report: &Report) -> Manife
             }
         };
         *files += 1;
-        own.into_problems()
-            .into_iter()
-            .for_each(|problem| report.push(problem));
         let dir = path.parent();
         for node in &documents {
             let mut context = Context {

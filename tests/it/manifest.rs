@@ -329,6 +329,14 @@ fn what_a_project_names_comes_along() {
 }
 
 #[test]
+fn a_document_with_a_key_twice_is_left_out() {
+    let dir = folder(&[("a.yaml", &format!("{MACHINE}kind: Machine\n"))]);
+    let folder = load(dir.path());
+    assert_eq!(folder.problems.len(), 1);
+    assert!(folder.manifests.machine.is_none());
+}
+
+#[test]
 fn a_folder_without_manifests_is_no_empty_success() {
     let dir = folder(&[
         ("file.yaml", MACHINE),
