@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decode::{Document, Found};
-use super::fields::listed;
+use super::fields::{listed, near};
 use super::problem::{Place, Report};
-use crate::model::{Name, suggest};
+use crate::model::Name;
 
 /// Compares the documents with each other and takes out those that cannot stand.
 /// Where a file could not be read, `complete` is false: what is not among the
@@ -142,7 +142,7 @@ fn dangling(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
         .iter()
         .any(|found| found.kind == "Repository" && found.name.is_none());
     let known = |name: &Name| unnamed || repositories.contains(name.as_str());
-    let cure = |name: &Name| match suggest(name.as_str(), repositories.iter().copied()) {
+    let cure = |name: &Name| match near(name.as_str(), repositories.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if repositories.is_empty() => "add a Repository manifest of that name".into(),
         None => format!("repositories: {}", listed(repositories.iter())),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::decode::claims;
 use super::problem::{Place, Report, Source};
 use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT};
-use super::tree::{Kind, Node, parse};
+use super::tree::{Kind, Node, duplicates, parse};
 use crate::model::{FileEntry, FileSet, RelPath};
 
 const FILE_LIMIT: usize = 64 << 20;
@@ -120,7 +120,7 @@ impl Gather<'_> {
         );
         let file = self.root.shown(&full);
         let source = Arc::new(Source { file, text });
-        let documents = match parse(&source, self.report) {
+        let documents = match parse(&source) {
             Ok(documents) => documents,
             Err(problem) => return self.report.push(*problem),
         };
@@ -137,6 +137,7 @@ impl Gather<'_> {
                 .report
                 .at(&whole, message, "write one document with `services:`");
         };
+        duplicates(document, &source, self.report);
         let dir = path.parent();
         let dir = dir.as_ref().map_or("", RelPath::as_str);
         let services = document.get("services");

@@ -3,12 +3,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::compose;
-use super::fields::{Fields, number, plain, text};
+use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source};
 use super::root::Root;
-use super::tree::{Kind, Node};
+use super::tree::{Kind, Node, duplicates};
 use super::{Machine, MachineDatastore, Proxy, Repository, Route, Service};
-use crate::model::{HostName, Name, NetworkId, RelPath, RunState, Size, suggest};
+use crate::model::{HostName, Name, NetworkId, RelPath, RunState, Size};
 
 const KINDS: [&str; 4] = ["Machine", "Repository", "Service", "Route"];
 const API: &str = "renet/v1";
@@ -72,6 +72,7 @@ pub(super) fn claims(text: &str) -> bool {
 pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     let (source, report) = (context.source, context.report);
     let before = report.count();
+    duplicates(node, source, report);
     if !matches!(node.kind, Kind::Map(_)) {
         report.at(
             &node.place(source),
@@ -89,13 +90,17 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
             _ => Err(format!("write `apiVersion: {API}`")),
         },
     );
+    // What another version knows is not known here.
+    if version.is_none() && node.get("apiVersion").is_some() {
+        return None;
+    }
     let kinds = "one of Machine, Repository, Service, Route";
     let kind = fields.required("kind", &format!("`kind:` with {kinds}"), |node| {
         let text: String = text(node)?;
         KINDS
             .into_iter()
             .find(|kind| *kind == text)
-            .ok_or_else(|| match suggest(&text, KINDS) {
+            .ok_or_else(|| match near(&text, KINDS) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("write {kinds}"),
             })
@@ -112,7 +117,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         name
     });
     // Of a kind that nobody knows nothing can be said about the fields.
-    let (Some(()), Some(kind)) = (version, kind) else {
+    let Some(kind) = kind else {
         let _ = fields.map("spec");
         fields.finish();
         return None;
@@ -152,7 +157,7 @@ fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
     let size: Size = plain(node)?;
     if size < least {
         let least = format!("{}M", least.as_bytes() >> 20);
-        return Err(format!("too small: {of} has at least `{least}`"));
+        return Err(format!("{size} is too small; {of} has at least `{least}`"));
     }
     Ok(size)
 }

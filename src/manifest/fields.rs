@@ -17,6 +17,8 @@ pub(super) struct Fields<'a> {
     /// Where a missing field is reported.
     at: Place,
     asked: RefCell<Vec<&'static str>>,
+    /// Reported at the end, when a misspelt field can be told from a missing one.
+    missing: RefCell<Vec<(&'static str, String)>>,
 }
 
 impl<'a> Fields<'a> {
@@ -33,6 +35,7 @@ impl<'a> Fields<'a> {
             entries: node.entries(),
             at,
             asked: RefCell::default(),
+            missing: RefCell::default(),
         }
     }
 
@@ -85,17 +88,13 @@ impl<'a> Fields<'a> {
         self.map(name)
     }
 
-    /// Reports a field that is missing.
+    /// Notes a field that is missing.
     fn missing(&self, name: &'static str, cure: &str) -> bool {
-        if self.entry(name).is_some() {
-            return false;
+        let missing = self.entry(name).is_none();
+        if missing {
+            self.missing.borrow_mut().push((name, cure.to_owned()));
         }
-        self.report.at(
-            &self.at,
-            format!("missing field `{name}`"),
-            format!("add {cure}"),
-        );
-        true
+        missing
     }
 
     /// A field that must be there; `cure` is what to add.
@@ -121,10 +120,12 @@ impl<'a> Fields<'a> {
         let place = if value.span.is_empty() { key } else { value }.place(self.source);
         match read(value) {
             Ok(value) => Some(value),
-            Err(cure) => {
-                let message = match value.kind {
-                    Kind::Null => format!("`{name}` is empty"),
-                    _ => format!("bad `{name}`"),
+            Err(error) => {
+                // Types of the model say both in one sentence.
+                let (message, cure) = match error.rsplit_once("; ") {
+                    Some((message, cure)) => (message.to_owned(), cure),
+                    None if value.is_null() => (format!("`{name}` is empty"), &*error),
+                    None => (format!("bad `{name}`"), &*error),
                 };
                 self.report.at(&place, message, cure);
                 None
@@ -145,16 +146,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reports what nobody asked for. Every decoder ends with it.
+    /// Reports what nobody asked for and what is missing. Every decoder ends
+    /// with it.
     pub fn finish(self) {
         let known = self.asked.borrow();
+        let mut missing = self.missing.into_inner();
         for (key, _) in self.entries {
             let place = key.place(self.source);
             match key.text() {
                 Some(name) if known.contains(&name) => {}
                 Some(name) => {
-                    let label = match suggest(name, known.iter().copied()) {
-                        Some(near) => format!("did you mean `{near}`?"),
+                    let label = match near(name, known.iter().copied()) {
+                        Some(meant) => {
+                            missing.retain(|(field, _)| *field != meant);
+                            format!("did you mean `{meant}`?")
+                        }
                         None => format!("known here: {}", listed(known.iter())),
                     };
                     self.report
@@ -167,7 +173,25 @@ impl<'a> Fields<'a> {
                 ),
             }
         }
+        for (name, cure) in missing {
+            self.report.at(
+                &self.at,
+                format!("missing field `{name}`"),
+                format!("add {cure}"),
+            );
+        }
     }
+}
+
+/// The candidate that was probably meant.
+pub(super) fn near<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    // Comparing takes long for long words, and nobody means those.
+    (word.len() <= 64)
+        .then(|| suggest(word, candidates))
+        .flatten()
 }
 
 /// `a, b, c`, each once.
@@ -188,7 +212,7 @@ pub(super) fn text<T: FromStr<Err: Display>>(node: &Node) -> Result<T, String> {
         Kind::Text(text) => text.parse().map_err(|error: T::Err| error.to_string()),
         Kind::Number(value) => Err(format!("write it in quotes: `\"{value}\"`")),
         Kind::Bool(value) => Err(format!("write it in quotes: `\"{value}\"`")),
-        Kind::Null => Err("write a value, or leave the field out".into()),
+        Kind::Null => Err("write a value".into()),
         _ => Err(format!("this must be text, not {}", node.what())),
     }
 }

@@ -21,6 +21,10 @@ pub fn load(folder: &Path) -> Folder {
     }
     let mut problems = report.into_problems();
     problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    // Two Services can name one broken compose file.
+    problems.dedup_by(|a, b| {
+        (&a.file, a.line, a.column, &a.message) == (&b.file, b.line, b.column, &b.message)
+    });
     Folder {
         source,
         manifests,
@@ -99,9 +103,7 @@ fn read(root: &Root, given: &Path, files: &mut usize, report: &Report) -> Manife
                 continue;
             }
         };
-        // What is wrong with a file that may be none of ours is kept apart.
-        let own = Report::default();
-        let parsed = parse(&source, &own);
+        let parsed = parse(&source);
         let ours = claims(&source.text);
         let documents = match parsed {
             Ok(documents)
@@ -138,9 +140,6 @@ fn read(root: &Root, given: &Path, files: &mut usize, report: &Report) -> Manife
             }
         };
         *files += 1;
-        own.into_problems()
-            .into_iter()
-            .for_each(|problem| report.push(problem));
         let dir = path.parent();
         for node in &documents {
             let mut context = Context {

@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -118,34 +118,58 @@ pub(super) fn shown(text: &str) -> String {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars().fold(String::new(), |mut out, c| {
-        if hostile(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-        out
-    })
+    let mut out = text
+        .chars()
+        .take(LONGEST)
+        .fold(String::new(), |mut out, c| {
+            if hostile(c) {
+                out.extend(c.escape_default());
+            } else {
+                out.push(c);
+            }
+            out
+        });
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
 }
+
+/// Nobody reads a longer message.
+const LONGEST: usize = 300;
+
+/// More problems than anybody reads: hostile input could bring thousands.
+const KEPT: usize = 1000;
 
 /// Collects problems.
 #[derive(Debug, Default)]
-pub(super) struct Report(RefCell<Vec<Problem>>);
+pub(super) struct Report {
+    problems: RefCell<Vec<Problem>>,
+    count: Cell<usize>,
+}
 
 impl Report {
     pub fn push(&self, problem: Problem) {
-        self.0.borrow_mut().push(problem);
+        self.count.set(self.count.get() + 1);
+        if self.problems.borrow().len() < KEPT {
+            self.problems.borrow_mut().push(problem);
+        }
     }
 
     pub fn at(&self, place: &Place, message: impl AsRef<str>, label: impl AsRef<str>) {
-        self.push(place.problem(message, label));
+        if self.problems.borrow().len() < KEPT {
+            self.push(place.problem(message, label));
+        } else {
+            self.count.set(self.count.get() + 1);
+        }
     }
 
+    /// How many there were, kept or not.
     pub fn count(&self) -> usize {
-        self.0.borrow().len()
+        self.count.get()
     }
 
     pub fn into_problems(self) -> Vec<Problem> {
-        self.0.into_inner()
+        self.problems.into_inner()
     }
 }

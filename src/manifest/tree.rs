@@ -39,6 +39,10 @@ impl Node {
         }
     }
 
+    pub fn is_null(&self) -> bool {
+        matches!(self.kind, Kind::Null)
+    }
+
     pub fn entries(&self) -> &[(Node, Node)] {
         match &self.kind {
             Kind::Map(entries) => entries,
@@ -154,9 +158,8 @@ impl<'de> Visitor<'de> for KindVisitor {
     }
 }
 
-/// The documents of a file, with its duplicate keys reported; the error says why
-/// it cannot be read at all.
-pub(super) fn parse(source: &Arc<Source>, report: &Report) -> Result<Vec<Node>, Box<Problem>> {
+/// The documents of a file; the error says why it cannot be read at all.
+pub(super) fn parse(source: &Arc<Source>) -> Result<Vec<Node>, Box<Problem>> {
     let options = serde_yaml::options! {
         strict_booleans: true,
         with_snippet: false,
@@ -172,12 +175,8 @@ pub(super) fn parse(source: &Arc<Source>, report: &Report) -> Result<Vec<Node>, 
             max_depth: 64,
         },
     };
-    let documents = serde_yaml::from_multiple_with_options::<Node>(&source.text, options)
-        .map_err(|error| Box::new(syntax(source, &error)))?;
-    for document in &documents {
-        duplicates(document, source, report);
-    }
-    Ok(documents)
+    serde_yaml::from_multiple_with_options(&source.text, options)
+        .map_err(|error| Box::new(syntax(source, &error)))
 }
 
 fn syntax(source: &Arc<Source>, error: &serde_yaml::Error) -> Problem {
@@ -189,14 +188,17 @@ fn syntax(source: &Arc<Source>, error: &serde_yaml::Error) -> Problem {
     // The place is drawn already.
     let words = words.split(" at line ").next().unwrap_or(&words);
     let words = words.lines().next().unwrap_or(words);
-    Place {
+    let place = Place {
         source: source.clone(),
         span: start..start,
+    };
+    if words.starts_with("budget breached") {
+        return place.problem(
+            "this file holds too much",
+            "at most 100 documents and 20,000 values in a file: split it",
+        );
     }
-    .problem(
-        format!("this is not YAML that renet can read: {words}"),
-        "here",
-    )
+    place.problem("this is not YAML that renet can read", words)
 }
 
 /// The byte at which a line and column (in characters) begin.
@@ -214,7 +216,8 @@ fn offset(text: &str, line: u64, column: u64) -> usize {
             .map_or(rest.len(), |(at, _)| at)
 }
 
-fn duplicates(node: &Node, source: &Arc<Source>, report: &Report) {
+/// Reports the keys of a document that are there twice.
+pub(super) fn duplicates(node: &Node, source: &Arc<Source>, report: &Report) {
     let mut first = std::collections::HashMap::new();
     for (key, value) in node.entries() {
         if let Some(name) = key.text() {
