@@ -6,6 +6,7 @@ mod diff;
 mod get;
 mod render;
 mod session;
+mod supervise;
 mod uninstall;
 mod validate;
 
@@ -39,6 +40,10 @@ enum Command {
     Apply(apply::Args),
     Get(get::Args),
     Uninstall(uninstall::Args),
+    #[command(subcommand, hide = true)]
+    Daemon(supervise::Daemon),
+    #[command(subcommand, hide = true)]
+    Proxy(supervise::Proxy),
     /// Print the version
     Version,
 }
@@ -76,6 +81,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,
+        Command::Daemon(command) => supervise::daemon(&command, &layout),
+        Command::Proxy(command) => supervise::proxy(&command, &layout),
         Command::Version => {
             anstream::println!("renet {}", env!("CARGO_PKG_VERSION"));
             Ok(0)

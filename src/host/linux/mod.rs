@@ -3,6 +3,9 @@
 
 mod beneath;
 mod btrfs;
+mod compose;
+mod containers;
+pub(crate) mod dockerd;
 mod ext4;
 pub mod files;
 mod listeners;
@@ -11,12 +14,12 @@ mod mount;
 pub mod program;
 mod project_files;
 mod records;
+mod routes;
 mod storage;
+pub(crate) mod supervisor;
+mod tools;
+pub(crate) mod traefik;
 mod uninstall;
-
-// MERGE: the real modules take the place of the stand-ins.
-mod stand_in;
-use stand_in::{compose, containers, dockerd, routes, traefik};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -102,6 +102,12 @@ impl Program {
         self
     }
 
+    /// Runs a program that leaves another one behind: nobody listens to either.
+    pub async fn run_detached(mut self) -> Result<(), StepError> {
+        self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        self.run().await.map(drop)
+    }
+
     /// Runs it to its end. Anything but success is an error with its own words.
     pub async fn run(mut self) -> Result<Output, StepError> {
         let fail = |end: &str, message: String| StepError {

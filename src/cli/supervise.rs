@@ -1,0 +1,43 @@
+//! The hidden commands that supervise daemons where no systemd does.
+
+use clap::Subcommand;
+
+use super::Failure;
+use crate::host::linux::{dockerd, traefik};
+use crate::model::{Layout, NetworkId};
+
+/// Docker daemons
+#[derive(Debug, Subcommand)]
+pub enum Daemon {
+    /// Keep the daemon of one network running
+    #[command(hide = true)]
+    Supervise {
+        /// The network's id
+        #[arg(long)]
+        network_id: u32,
+    },
+}
+
+/// The reverse proxy
+#[derive(Debug, Subcommand)]
+pub enum Proxy {
+    /// Keep the proxy running
+    #[command(hide = true)]
+    Supervise,
+}
+
+/// Supervises until told to end.
+pub fn daemon(command: &Daemon, layout: &Layout) -> anyhow::Result<u8> {
+    let Daemon::Supervise { network_id } = command;
+    let network =
+        NetworkId::try_from(*network_id).map_err(|error| Failure::usage(error.to_string()))?;
+    dockerd::supervise(layout, network)?;
+    Ok(0)
+}
+
+/// Supervises until told to end.
+pub fn proxy(command: &Proxy, layout: &Layout) -> anyhow::Result<u8> {
+    let Proxy::Supervise = command;
+    traefik::supervise(layout)?;
+    Ok(0)
+}

@@ -1,0 +1,354 @@
+//! Compose v2, given the resolved and transformed text and nothing else.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder};
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use super::files::{read_json, write_atomic, write_json};
+use super::program::{Output, Program};
+use super::{LinuxHost, containers, dockerd, tools};
+use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Done, StepError};
+use crate::model::{
+    Container, ContainerState, Digest, Guid, Health, Layout, Name, NetworkId, Part, ProjectSpec,
+    ServiceSpec,
+};
+
+const FETCH: Duration = Duration::from_secs(600);
+const UP: Duration = Duration::from_secs(300);
+const RESOLVE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
+/// A container that is down at this many looks in a row will not come up.
+const LOOKS: usize = 5;
+const LAST_LINES: &str = "20";
+
+/// Compose with nothing around it: no settings of root's, no other daemon.
+fn program(layout: &Layout) -> Result<Program, StepError> {
+    let home = layout.run().join("compose-home");
+    make_private(&home)?;
+    Ok(Program::new(tools::compose()?)
+        .env("HOME", &home)
+        .env("DOCKER_CONFIG", &home)
+        .env("DOCKER_BUILDKIT", "0"))
+}
+
+fn make_private(folder: &Path) -> Result<(), StepError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| StepError::machine(format!("{}: {error}", folder.display())))
+}
+
+/// Compose on one project of one daemon.
+fn on(
+    layout: &Layout,
+    guid: Guid,
+    network: NetworkId,
+    project: &ProjectSpec,
+) -> Result<Program, StepError> {
+    let file = layout.resolve().join(format!("{guid}-{}.json", project.name));
+    write_atomic(&file, project.compose.as_bytes(), 0o600)
+        .map_err(|error| StepError::machine(format!("{}: {error}", file.display())))?;
+    let socket = layout.docker_socket(network);
+    Ok(program(layout)?
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .arg("-f")
+        .arg(file)
+        .arg("--project-directory")
+        .arg(layout.project(guid, &project.name))
+        .arg("-p")
+        .arg(project.name.as_str()))
+}
+
+/// A failure under a daemon that lives is the revision's own.
+async fn blame(
+    layout: &Layout,
+    network: NetworkId,
+    outcome: Result<Output, StepError>,
+) -> Result<Done, StepError> {
+    match outcome {
+        Ok(_) => Ok(Done::Changed),
+        Err(error) => Err(StepError {
+            blame: match dockerd::connect(layout, network).await {
+                Some(_) => Blame::Revision,
+                None => Blame::Machine,
+            },
+            ..error
+        }),
+    }
+}
+
+/// Builds or pulls the images that are missing.
+pub(super) async fn fetch(
+    layout: &Layout,
+    guid: Guid,
+    network: NetworkId,
+    project: &ProjectSpec,
+) -> Result<Done, StepError> {
+    let seen = containers::observe(layout, network).await;
+    let Part::Known(images) = seen.images else {
+        return Err(StepError::machine(format!("the images of network {network} cannot be seen")));
+    };
+    let missing = |builds: bool| -> Vec<&String> {
+        let wanted = |service: &ServiceSpec| service.builds == builds && !images.contains(&service.image);
+        project
+            .services
+            .iter()
+            .filter(|(_, service)| wanted(service))
+            .map(|(name, _)| name)
+            .collect()
+    };
+    for (verb, services) in [("build", missing(true)), ("pull", missing(false))] {
+        if !services.is_empty() {
+            let run = on(layout, guid, network, project)?.arg(verb).args(services).limit(FETCH);
+            blame(layout, network, run.run().await).await?;
+        }
+    }
+    Ok(Done::Changed)
+}
+
+/// Makes the containers what the project says; those that are so stay.
+pub(super) async fn up(
+    layout: &Layout,
+    guid: Guid,
+    network: NetworkId,
+    project: &ProjectSpec,
+) -> Result<Done, StepError> {
+    let run = on(layout, guid, network, project)?
+        .args(["up", "-d", "--no-build", "--pull", "never", "--remove-orphans"])
+        .limit(UP);
+    blame(layout, network, run.run().await).await
+}
+
+/// Stops and removes the project's containers; volumes stay, always.
+pub(super) async fn down(
+    layout: &Layout,
+    _guid: Guid,
+    network: NetworkId,
+    project: &Name,
+) -> Result<Done, StepError> {
+    let socket = layout.docker_socket(network);
+    let run = program(layout)?
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .args(["-p", project.as_str(), "down", "--remove-orphans"])
+        .limit(UP);
+    run.run().await.map(|_| Done::Changed)
+}
+
+/// Waits until every service is well, and says at once when one cannot be.
+pub(super) async fn wait(
+    layout: &Layout,
+    _guid: Guid,
+    network: NetworkId,
+    project: &ProjectSpec,
+    limit: Duration,
+) -> Result<Done, StepError> {
+    let began = Instant::now();
+    let mut down: BTreeMap<&str, usize> = BTreeMap::new();
+    loop {
+        let seen = containers::observe(layout, network).await;
+        let Part::Known(all) = &seen.containers else {
+            if began.elapsed() > limit {
+                return Err(StepError::machine(format!("the daemon of network {network} does not answer")));
+            }
+            tokio::time::sleep(POLL).await;
+            continue;
+        };
+        let none = BTreeMap::new();
+        let found = all.get(&project.name).unwrap_or(&none);
+        let mut waiting = None;
+        for (name, service) in &project.services {
+            let container = found.get(name);
+            if container.is_some_and(|container| is_well(service, container)) {
+                down.remove(name.as_str());
+                continue;
+            }
+            let runs = container.is_some_and(|container| container.state == ContainerState::Running);
+            let sick = container.is_some_and(|container| container.health == Health::Unhealthy);
+            let looks = down.entry(name).or_default();
+            *looks = if runs && !sick { 0 } else { *looks + 1 };
+            if *looks >= LOOKS {
+                return Err(not_well(layout, network, project, name, container, began.elapsed()).await);
+            }
+            waiting = Some((name, container));
+        }
+        let Some((name, container)) = waiting else {
+            return Ok(Done::Changed);
+        };
+        if began.elapsed() > limit {
+            return Err(not_well(layout, network, project, name, container, limit).await);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn is_well(service: &ServiceSpec, container: &Container) -> bool {
+    match container.state {
+        ContainerState::Running => container.health == Health::Healthy,
+        ContainerState::Exited(status) => service.completes && status == 0,
+        ContainerState::Other => false,
+    }
+}
+
+async fn not_well(
+    layout: &Layout,
+    network: NetworkId,
+    project: &ProjectSpec,
+    service: &str,
+    container: Option<&Container>,
+    waited: Duration,
+) -> StepError {
+    let state = match container {
+        None => "no container".to_owned(),
+        Some(container) => match container.state {
+            ContainerState::Running => format!("running, {:?}", container.health).to_lowercase(),
+            ContainerState::Exited(status) => format!("exited ({status})"),
+            ContainerState::Other => "neither running nor ended".to_owned(),
+        },
+    };
+    let lines = last_lines(layout, network, &project.name, service).await;
+    StepError {
+        blame: Blame::Revision,
+        program: None,
+        message: format!(
+            "service {service}: waited {:.1} s for it to be well; last state: {state}; its last lines:\n{lines}",
+            waited.as_secs_f64()
+        ),
+    }
+}
+
+async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service: &str) -> String {
+    let Some(client) = dockerd::connect(layout, network).await else {
+        return String::new();
+    };
+    let labels = vec![
+        format!("com.docker.compose.project={project}"),
+        format!("com.docker.compose.service={service}"),
+    ];
+    let filters = std::collections::HashMap::from([("label".to_owned(), labels)]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let listed = client.list_containers(Some(options)).await.unwrap_or_default();
+    let Some(id) = listed.into_iter().find_map(|container| container.id) else {
+        return String::new();
+    };
+    let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(LAST_LINES).build();
+    let lines = client.logs(&id, Some(options)).take(64);
+    let text: Vec<String> = lines
+        .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
+        .collect()
+        .await;
+    let text = text.concat();
+    text.lines().map(|line| format!("  {}\n", line.escape_debug())).collect()
+}
+
+/// A private folder that is gone afterwards whatever happens.
+struct Private(PathBuf);
+
+impl Private {
+    fn make(layout: &Layout) -> Result<Self, StepError> {
+        make_private(&layout.resolve())?;
+        let folder = layout.resolve().join(format!("c-{}", uuid::Uuid::new_v4()));
+        make_private(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The paths beneath `from` become paths beneath `to`, in every value.
+fn relocate(value: &mut Value, from: &str, to: &str) {
+    match value {
+        Value::String(text) => {
+            if let Some(rest) = text.strip_prefix(from)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                *text = format!("{to}{rest}");
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| relocate(item, from, to)),
+        Value::Object(items) => items.values_mut().for_each(|item| relocate(item, from, to)),
+        _ => {}
+    }
+}
+
+impl ComposeDoor for LinuxHost {
+    async fn config(&self, input: &ComposeInput) -> Result<Value, String> {
+        let private = Private::make(&self.layout).map_err(|error| error.to_string())?;
+        let folder = private.0.display().to_string();
+        for (path, file) in input.files.files() {
+            let mode = if file.executable { 0o700 } else { 0o600 };
+            write_atomic(&private.0.join(path.as_str()), &file.bytes, mode)
+                .map_err(|error| format!("{path}: {error}"))?;
+        }
+        let mut run = program(&self.layout).map_err(|error| error.to_string())?;
+        for (name, value) in &input.environment {
+            run = run.env(name, value);
+        }
+        let output = run
+            .arg("-f")
+            .arg(private.0.join(input.compose_file.as_str()))
+            .arg("--project-directory")
+            .arg(&private.0)
+            .args(["-p", input.project.as_str(), "config", "--format", "json"])
+            .limit(RESOLVE)
+            .run()
+            .await
+            .map_err(|error| error.to_string().replace(&folder, input.project.as_str()))?;
+        let mut config: Value = serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("compose printed no JSON: {error}"))?;
+        let target = self.layout.project(input.guid, &input.project);
+        relocate(&mut config, &folder, &target.display().to_string());
+        Ok(config)
+    }
+
+    async fn hashes(
+        &self,
+        input: &ComposeInput,
+        text: &str,
+    ) -> Result<BTreeMap<String, String>, String> {
+        let private = Private::make(&self.layout).map_err(|error| error.to_string())?;
+        let file = private.0.join("compose.json");
+        write_atomic(&file, text.as_bytes(), 0o600).map_err(|error| error.to_string())?;
+        let output = program(&self.layout)
+            .map_err(|error| error.to_string())?
+            .arg("-f")
+            .arg(&file)
+            .arg("--project-directory")
+            .arg(self.layout.project(input.guid, &input.project))
+            .args(["-p", input.project.as_str(), "config", "--hash", "*"])
+            .limit(RESOLVE)
+            .run()
+            .await
+            .map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(service, hash)| (service.to_owned(), hash.trim().to_owned()))
+            .collect())
+    }
+
+    fn recall(&self, key: &Digest) -> Option<ComposeOutput> {
+        match read_json(&self.layout.resolve().join(format!("{key}.json"))) {
+            Part::Known(output) => Some(output),
+            _ => None,
+        }
+    }
+
+    fn remember(&self, key: &Digest, output: &ComposeOutput) {
+        let path = self.layout.resolve().join(format!("{key}.json"));
+        // Only a cache: without it the next run asks compose again.
+        if let Err(error) = write_json(&path, output, 0o600) {
+            tracing::debug!(path = %path.display(), %error, "could not keep a resolved file");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What a daemon shows. Looking never starts one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, ImageSummary,
+};
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
+};
+
+use super::{dockerd, supervisor};
+use crate::model::{
+    Container, ContainerState, Daemon, Health, Layout, Made, Name, NetworkId, Part,
+};
+
+/// A supervised daemon that just died is back within this time.
+const RESTART: Duration = Duration::from_secs(3);
+const CALL: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(50);
+/// A container without a check counts as well once it has run this long.
+const SETTLED: jiff::SignedDuration = jiff::SignedDuration::from_millis(500);
+
+/// What was seen of one network's daemon.
+pub(super) struct Seen {
+    pub daemon: Part<Daemon>,
+    pub images: Part<BTreeSet<String>>,
+    pub containers: Part<BTreeMap<Name, BTreeMap<String, Container>>>,
+}
+
+impl Seen {
+    fn closed(daemon: Part<Daemon>) -> Self {
+        Self {
+            daemon,
+            images: Part::Hidden,
+            containers: Part::Hidden,
+        }
+    }
+
+    fn unknown(why: String) -> Self {
+        Self {
+            daemon: Part::Unknown(why.clone()),
+            images: Part::Unknown(why.clone()),
+            containers: Part::Unknown(why),
+        }
+    }
+}
+
+/// Looks at the daemon, its images and its containers.
+pub(super) async fn observe(layout: &Layout, network: NetworkId) -> Seen {
+    let began = Instant::now();
+    let client = loop {
+        let supervised = supervisor::is_supervised(&layout.docker_run(network));
+        match dockerd::connect(layout, network).await {
+            Some(client) => break client,
+            None if supervised && began.elapsed() < RESTART => tokio::time::sleep(POLL).await,
+            None => return without_answer(layout, network, supervised),
+        }
+    };
+    let daemon = Part::Known(Daemon {
+        serving: true,
+        supervised: supervisor::is_supervised(&layout.docker_run(network)),
+    });
+    match look(&client).await {
+        Ok((images, containers)) => Seen {
+            daemon,
+            images: Part::Known(images),
+            containers: Part::Known(containers),
+        },
+        Err(why) => Seen::unknown(format!("the daemon of network {network}: {why}")),
+    }
+}
+
+fn without_answer(layout: &Layout, network: NetworkId, supervised: bool) -> Seen {
+    let left = dockerd::leftovers(layout, network);
+    if supervised || !dockerd::daemons(layout, network).is_empty() {
+        return Seen::unknown(format!("the daemon of network {network} does not answer"));
+    }
+    if left.is_empty() {
+        return Seen::closed(Part::Absent);
+    }
+    Seen::closed(Part::Known(Daemon {
+        serving: false,
+        supervised: false,
+    }))
+}
+
+async fn within<T>(
+    call: impl Future<Output = Result<T, bollard::errors::Error>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(CALL, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("does not answer".to_owned()),
+    }
+}
+
+type Projects = BTreeMap<Name, BTreeMap<String, Container>>;
+
+async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
+    let images = within(client.list_images(None::<ListImagesOptions>)).await?;
+    let all = ListContainersOptionsBuilder::new().all(true).build();
+    let listed = within(client.list_containers(Some(all))).await?;
+    let ids: HashMap<&str, &str> = images
+        .iter()
+        .flat_map(|image: &ImageSummary| {
+            image.repo_tags.iter().map(|tag| (tag.as_str(), image.id.as_str()))
+        })
+        .collect();
+    let mut projects = Projects::new();
+    for summary in &listed {
+        let none = HashMap::new();
+        let labels = summary.labels.as_ref().unwrap_or(&none);
+        let label = |name: &str| labels.get(name).map(String::as_str);
+        let project = label("com.docker.compose.project").and_then(|name| name.parse::<Name>().ok());
+        let service = label("com.docker.compose.service");
+        let (Some(project), Some(service), Some(id)) = (project, service, &summary.id) else {
+            continue;
+        };
+        let hash = label("com.docker.compose.config-hash").unwrap_or_default();
+        let seen = match within(client.inspect_container(id, None::<InspectContainerOptions>)).await {
+            Ok(seen) => seen,
+            Err(why) if why.contains("404") || why.contains("No such container") => continue,
+            Err(why) => return Err(why),
+        };
+        let container = container(&seen, hash, &ids);
+        projects.entry(project).or_default().insert(service.to_owned(), container);
+    }
+    let tags = images.into_iter().flat_map(|image| image.repo_tags).collect();
+    Ok((tags, projects))
+}
+
+fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &str>) -> Container {
+    let state = seen.state.as_ref();
+    let started = state.and_then(|state| state.started_at.clone()).unwrap_or_default();
+    let status = state.and_then(|state| state.status);
+    let image = seen.config.as_ref().and_then(|config| config.image.as_deref());
+    let now_stands_for = image.and_then(|image| ids.get(image));
+    let health = state
+        .and_then(|state| state.health.as_ref())
+        .and_then(|health| health.status);
+    Container {
+        id: Made::Is(seen.id.clone().unwrap_or_default()),
+        config_hash: hash.to_owned(),
+        stale_image: now_stands_for.is_some_and(|id| Some(*id) != seen.image.as_deref()),
+        state: match status {
+            Some(ContainerStateStatusEnum::RUNNING) => ContainerState::Running,
+            Some(ContainerStateStatusEnum::EXITED) => ContainerState::Exited(
+                state.and_then(|state| state.exit_code).unwrap_or_default(),
+            ),
+            _ => ContainerState::Other,
+        },
+        health: match health {
+            Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+            Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+            Some(HealthStatusEnum::STARTING) => Health::Starting,
+            _ if is_settled(&started) => Health::Healthy,
+            _ => Health::Starting,
+        },
+        started: Made::Is(started),
+    }
+}
+
+fn is_settled(started: &str) -> bool {
+    let Ok(started) = started.parse::<jiff::Timestamp>() else {
+        return false;
+    };
+    jiff::Timestamp::now().duration_since(started) >= SETTLED
+}

@@ -1,0 +1,265 @@
+//! One Docker daemon a network, under renet's own supervision.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::query_parameters::{ListContainersOptions, StopContainerOptionsBuilder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use super::files::write_json;
+use super::supervisor::{self, Unit};
+use super::tools;
+use crate::host::{Done, StepError};
+use crate::model::{Guid, Layout, NetworkId};
+
+/// A first start on a slow machine takes 12 s.
+const START: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(30);
+const CONTAINER_STOP_SECONDS: i32 = 10;
+const PING: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(50);
+const LAST_LINES: usize = 20;
+
+/// The exec root. Short: containerd's socket below it must fit 107 bytes.
+fn exec_root(layout: &Layout, network: NetworkId) -> PathBuf {
+    layout.docker_run(network).join("x")
+}
+
+fn unit(layout: &Layout, guid: Guid, network: NetworkId) -> Result<Unit, StepError> {
+    let path = |path: PathBuf| path.display().to_string();
+    let lib = layout.docker_lib(network);
+    let run = layout.docker_run(network);
+    Ok(Unit {
+        argv: vec![
+            path(tools::dockerd()?),
+            "--config-file".to_owned(),
+            path(lib.join("daemon.json")),
+            "--host".to_owned(),
+            format!("unix://{}", layout.docker_socket(network).display()),
+            "--data-root".to_owned(),
+            path(layout.docker_data(guid)),
+            "--exec-root".to_owned(),
+            path(exec_root(layout, network)),
+            "--pidfile".to_owned(),
+            path(run.join("docker.pid")),
+        ],
+        log: lib.join("dockerd.log"),
+        run,
+    })
+}
+
+/// A client for the network's daemon, if it answers.
+pub(super) async fn connect(layout: &Layout, network: NetworkId) -> Option<Docker> {
+    let socket = layout.docker_socket(network);
+    let client = Docker::connect_with_unix(
+        &format!("unix://{}", socket.display()),
+        PING.as_secs() * 30,
+        bollard::API_DEFAULT_VERSION,
+    )
+    .ok()?;
+    tokio::time::timeout(PING, client.negotiate_version()).await.ok()?.ok()
+}
+
+/// Starts the daemon, or puts a supervisor over the one that runs.
+pub(super) async fn start(
+    layout: &Layout,
+    binary: &Path,
+    guid: Guid,
+    network: NetworkId,
+) -> Result<Done, StepError> {
+    let unit = unit(layout, guid, network)?;
+    let supervised = supervisor::is_supervised(&unit.run);
+    if supervised && connect(layout, network).await.is_some() {
+        return Ok(Done::Already);
+    }
+    let config = json!({
+        "bridge": "none",
+        "iptables": false,
+        "ip6tables": false,
+        "live-restore": true,
+        "experimental": true,
+        "log-driver": "json-file",
+        "log-opts": {"max-size": "10m", "max-file": "3"},
+    });
+    write_json(&layout.docker_lib(network).join("daemon.json"), &config, 0o644)
+        .map_err(|error| StepError::machine(format!("daemon.json: {error}")))?;
+    if !supervised {
+        // Its containers outlive it (live-restore); the next one takes them over.
+        for (pid, _) in daemons(layout, network) {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        gone(|| daemons(layout, network), STOP).await;
+        let id = network.to_string();
+        let args = ["daemon", "supervise", "--network-id", &id];
+        supervisor::spawn(binary, layout.root(), &args, &unit).await?;
+    }
+    let until = Instant::now() + START;
+    while connect(layout, network).await.is_none() {
+        if Instant::now() > until {
+            let words = last_lines(&unit.log);
+            let _ = supervisor::stop(&unit.run, STOP).await;
+            return Err(StepError {
+                program: Some("dockerd".to_owned()),
+                ..StepError::machine(format!("did not answer within {} s; its log ends:\n{words}", START.as_secs()))
+            });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(Done::Changed)
+}
+
+fn last_lines(path: &Path) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+}
+
+/// Stops the containers, then the daemon, then whatever is left of either.
+pub(super) async fn stop(
+    layout: &Layout,
+    _guid: Guid,
+    network: NetworkId,
+) -> Result<Done, StepError> {
+    let run = layout.docker_run(network);
+    let socket = layout.docker_socket(network);
+    if !run.exists() && !socket.exists() && leftovers(layout, network).is_empty() {
+        return Ok(Done::Already);
+    }
+    if let Some(client) = connect(layout, network).await {
+        stop_containers(&client).await?;
+    }
+    supervisor::stop(&run, STOP).await?;
+    clear(layout, network).await?;
+    for path in [socket, run.clone()] {
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        if let Err(error) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(StepError::machine(format!("{}: {error}", path.display())));
+        }
+    }
+    Ok(Done::Changed)
+}
+
+async fn stop_containers(client: &Docker) -> Result<(), StepError> {
+    let said = |error: bollard::errors::Error| StepError {
+        program: Some("dockerd".to_owned()),
+        ..StepError::machine(error.to_string())
+    };
+    let running = client
+        .list_containers(None::<ListContainersOptions>)
+        .await
+        .map_err(said)?;
+    let stops = running.iter().filter_map(|container| container.id.as_deref()).map(|id| {
+        let options = StopContainerOptionsBuilder::new().t(CONTAINER_STOP_SECONDS).build();
+        client.stop_container(id, Some(options))
+    });
+    for outcome in futures::future::join_all(stops).await {
+        outcome.map_err(said)?;
+    }
+    Ok(())
+}
+
+/// Every process that names this network's exec root: dockerd, containerd, shims.
+pub(super) fn leftovers(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
+    let mark = format!("{}", exec_root(layout, network).display());
+    supervisor::processes_with(&mark)
+}
+
+fn is_program(line: &[String], name: &str) -> bool {
+    line.first()
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|program| program.to_string_lossy().starts_with(name))
+}
+
+/// The dockerd processes of this network.
+pub(super) fn daemons(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
+    let mut all = leftovers(layout, network);
+    all.retain(|(_, line)| is_program(line, "dockerd"));
+    all
+}
+
+fn containerds(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
+    let mut all = leftovers(layout, network);
+    all.retain(|(_, line)| is_program(line, "containerd") && !is_program(line, "containerd-shim"));
+    all
+}
+
+/// Waits until no such process is left; kills what stays.
+async fn gone(look: impl Fn() -> Vec<(Pid, Vec<String>)>, limit: Duration) {
+    let until = Instant::now() + limit;
+    loop {
+        let left = look();
+        if left.is_empty() {
+            return;
+        }
+        if Instant::now() > until {
+            for (pid, _) in left {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+        if Instant::now() > until + limit {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Ends what a dead daemon left: its containers, shims and containerd, and the
+/// mounts beneath its run folder.
+async fn clear(layout: &Layout, network: NetworkId) -> Result<(), StepError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    for (pid, line) in leftovers(layout, network) {
+        if is_program(&line, "containerd-shim") {
+            for child in children(pid) {
+                let _ = kill(child, Signal::SIGKILL);
+            }
+        }
+        let _ = kill(pid, Signal::SIGTERM);
+    }
+    gone(|| leftovers(layout, network), PATIENCE).await;
+    super::mount::unmount_below(&layout.docker_run(network)).map(drop)
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// The hidden process over one daemon.
+pub(crate) fn supervise(layout: &Layout, network: NetworkId) -> std::io::Result<()> {
+    supervisor::supervise(&layout.docker_run(network), || prepare(layout, network))
+}
+
+/// Takes away what keeps a daemon from starting where another was killed: pid
+/// files of processes that are gone, and its containerd.
+fn prepare(layout: &Layout, network: NetworkId) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let began = Instant::now();
+    loop {
+        let left = containerds(layout, network);
+        if left.is_empty() || began.elapsed() > 2 * PATIENCE {
+            break;
+        }
+        let signal = if began.elapsed() > PATIENCE { Signal::SIGKILL } else { Signal::SIGTERM };
+        for (pid, _) in left {
+            let _ = kill(pid, signal);
+        }
+        std::thread::sleep(POLL);
+    }
+    let run = layout.docker_run(network);
+    let _ = std::fs::remove_file(run.join("docker.pid"));
+    let _ = std::fs::remove_file(exec_root(layout, network).join("containerd/containerd.pid"));
+    let _ = std::fs::remove_file(layout.docker_socket(network));
+}
