@@ -273,9 +273,12 @@ fn settle(
             .and_then(Value::as_str)
             .unwrap_or_default();
         let base = context.relative(path).flatten();
+        // The context's place on the machine is no part of what is built.
+        let mut recipe = build.clone();
+        recipe["context"] = json!(base.as_ref().map(RelPath::as_str));
         let digest = Digest::of_fields([
             context.digest_beneath(base.as_ref()).as_str().as_bytes(),
-            build.to_string().as_bytes(),
+            recipe.to_string().as_bytes(),
         ]);
         // Named by its content: a changed context is another image, and the one
         // that runs stays until the new one is built.

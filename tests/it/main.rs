@@ -3,6 +3,8 @@
 /// What touches a real machine: as root, one after the other.
 mod host {
     mod storage;
+    mod story;
 }
 mod manifest;
+mod rooms;
 mod sim;

@@ -51,7 +51,9 @@ fn on(
     network: NetworkId,
     project: &ProjectSpec,
 ) -> Result<Program, StepError> {
-    let file = layout.resolve().join(format!("{guid}-{}.json", project.name));
+    let file = layout
+        .resolve()
+        .join(format!("{guid}-{}.json", project.name));
     write_atomic(&file, project.compose.as_bytes(), 0o600)
         .map_err(|error| StepError::machine(format!("{}: {error}", file.display())))?;
     let socket = layout.docker_socket(network);
@@ -92,10 +94,13 @@ pub(super) async fn fetch(
 ) -> Result<Done, StepError> {
     let seen = containers::observe(layout, network).await;
     let Part::Known(images) = seen.images else {
-        return Err(StepError::machine(format!("the images of network {network} cannot be seen")));
+        return Err(StepError::machine(format!(
+            "the images of network {network} cannot be seen"
+        )));
     };
     let missing = |builds: bool| -> Vec<&String> {
-        let wanted = |service: &ServiceSpec| service.builds == builds && !images.contains(&service.image);
+        let wanted =
+            |service: &ServiceSpec| service.builds == builds && !images.contains(&service.image);
         project
             .services
             .iter()
@@ -105,7 +110,10 @@ pub(super) async fn fetch(
     };
     for (verb, services) in [("build", missing(true)), ("pull", missing(false))] {
         if !services.is_empty() {
-            let run = on(layout, guid, network, project)?.arg(verb).args(services).limit(FETCH);
+            let run = on(layout, guid, network, project)?
+                .arg(verb)
+                .args(services)
+                .limit(FETCH);
             blame(layout, network, run.run().await).await?;
         }
     }
@@ -120,7 +128,14 @@ pub(super) async fn up(
     project: &ProjectSpec,
 ) -> Result<Done, StepError> {
     let run = on(layout, guid, network, project)?
-        .args(["up", "-d", "--no-build", "--pull", "never", "--remove-orphans"])
+        .args([
+            "up",
+            "-d",
+            "--no-build",
+            "--pull",
+            "never",
+            "--remove-orphans",
+        ])
         .limit(UP);
     blame(layout, network, run.run().await).await
 }
@@ -154,7 +169,9 @@ pub(super) async fn wait(
         let seen = containers::observe(layout, network).await;
         let Part::Known(all) = &seen.containers else {
             if began.elapsed() > limit {
-                return Err(StepError::machine(format!("the daemon of network {network} does not answer")));
+                return Err(StepError::machine(format!(
+                    "the daemon of network {network} does not answer"
+                )));
             }
             tokio::time::sleep(POLL).await;
             continue;
@@ -168,12 +185,15 @@ pub(super) async fn wait(
                 down.remove(name.as_str());
                 continue;
             }
-            let runs = container.is_some_and(|container| container.state == ContainerState::Running);
+            let runs =
+                container.is_some_and(|container| container.state == ContainerState::Running);
             let sick = container.is_some_and(|container| container.health == Health::Unhealthy);
             let looks = down.entry(name).or_default();
             *looks = if runs && !sick { 0 } else { *looks + 1 };
             if *looks >= LOOKS {
-                return Err(not_well(layout, network, project, name, container, began.elapsed()).await);
+                return Err(
+                    not_well(layout, network, project, name, container, began.elapsed()).await,
+                );
             }
             waiting = Some((name, container));
         }
@@ -231,19 +251,31 @@ async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service
         format!("com.docker.compose.service={service}"),
     ];
     let filters = std::collections::HashMap::from([("label".to_owned(), labels)]);
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    let listed = client.list_containers(Some(options)).await.unwrap_or_default();
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
+    let listed = client
+        .list_containers(Some(options))
+        .await
+        .unwrap_or_default();
     let Some(id) = listed.into_iter().find_map(|container| container.id) else {
         return String::new();
     };
-    let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(LAST_LINES).build();
+    let options = LogsOptionsBuilder::new()
+        .stdout(true)
+        .stderr(true)
+        .tail(LAST_LINES)
+        .build();
     let lines = client.logs(&id, Some(options)).take(64);
     let text: Vec<String> = lines
         .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
         .collect()
         .await;
     let text = text.concat();
-    text.lines().map(|line| format!("  {}\n", line.escape_debug())).collect()
+    text.lines()
+        .map(|line| format!("  {}\n", line.escape_debug()))
+        .collect()
 }
 
 /// A private folder that is gone afterwards whatever happens.

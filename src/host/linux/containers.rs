@@ -107,7 +107,10 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
     let ids: HashMap<&str, &str> = images
         .iter()
         .flat_map(|image: &ImageSummary| {
-            image.repo_tags.iter().map(|tag| (tag.as_str(), image.id.as_str()))
+            image
+                .repo_tags
+                .iter()
+                .map(|tag| (tag.as_str(), image.id.as_str()))
         })
         .collect();
     let mut projects = Projects::new();
@@ -115,29 +118,42 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
         let none = HashMap::new();
         let labels = summary.labels.as_ref().unwrap_or(&none);
         let label = |name: &str| labels.get(name).map(String::as_str);
-        let project = label("com.docker.compose.project").and_then(|name| name.parse::<Name>().ok());
+        let project =
+            label("com.docker.compose.project").and_then(|name| name.parse::<Name>().ok());
         let service = label("com.docker.compose.service");
         let (Some(project), Some(service), Some(id)) = (project, service, &summary.id) else {
             continue;
         };
         let hash = label("com.docker.compose.config-hash").unwrap_or_default();
-        let seen = match within(client.inspect_container(id, None::<InspectContainerOptions>)).await {
+        let seen = match within(client.inspect_container(id, None::<InspectContainerOptions>)).await
+        {
             Ok(seen) => seen,
             Err(why) if why.contains("404") || why.contains("No such container") => continue,
             Err(why) => return Err(why),
         };
         let container = container(&seen, hash, &ids);
-        projects.entry(project).or_default().insert(service.to_owned(), container);
+        projects
+            .entry(project)
+            .or_default()
+            .insert(service.to_owned(), container);
     }
-    let tags = images.into_iter().flat_map(|image| image.repo_tags).collect();
+    let tags = images
+        .into_iter()
+        .flat_map(|image| image.repo_tags)
+        .collect();
     Ok((tags, projects))
 }
 
 fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &str>) -> Container {
     let state = seen.state.as_ref();
-    let started = state.and_then(|state| state.started_at.clone()).unwrap_or_default();
+    let started = state
+        .and_then(|state| state.started_at.clone())
+        .unwrap_or_default();
     let status = state.and_then(|state| state.status);
-    let image = seen.config.as_ref().and_then(|config| config.image.as_deref());
+    let image = seen
+        .config
+        .as_ref()
+        .and_then(|config| config.image.as_deref());
     let now_stands_for = image.and_then(|image| ids.get(image));
     let health = state
         .and_then(|state| state.health.as_ref())
@@ -148,9 +164,9 @@ fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &s
         stale_image: now_stands_for.is_some_and(|id| Some(*id) != seen.image.as_deref()),
         state: match status {
             Some(ContainerStateStatusEnum::RUNNING) => ContainerState::Running,
-            Some(ContainerStateStatusEnum::EXITED) => ContainerState::Exited(
-                state.and_then(|state| state.exit_code).unwrap_or_default(),
-            ),
+            Some(ContainerStateStatusEnum::EXITED) => {
+                ContainerState::Exited(state.and_then(|state| state.exit_code).unwrap_or_default())
+            }
             _ => ContainerState::Other,
         },
         health: match health {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::query_parameters::{ListContainersOptions, StopContainerOptionsBuilder};
+use bollard::query_parameters::{ListContainersOptions, StopContainerOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -18,7 +18,6 @@ use crate::model::{Guid, Layout, NetworkId};
 /// A first start on a slow machine takes 12 s.
 const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(30);
-const CONTAINER_STOP_SECONDS: i32 = 10;
 const PING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 const LAST_LINES: usize = 20;
@@ -60,7 +59,10 @@ pub(super) async fn connect(layout: &Layout, network: NetworkId) -> Option<Docke
         bollard::API_DEFAULT_VERSION,
     )
     .ok()?;
-    tokio::time::timeout(PING, client.negotiate_version()).await.ok()?.ok()
+    tokio::time::timeout(PING, client.negotiate_version())
+        .await
+        .ok()?
+        .ok()
 }
 
 /// Starts the daemon, or puts a supervisor over the one that runs.
@@ -84,8 +86,12 @@ pub(super) async fn start(
         "log-driver": "json-file",
         "log-opts": {"max-size": "10m", "max-file": "3"},
     });
-    write_json(&layout.docker_lib(network).join("daemon.json"), &config, 0o644)
-        .map_err(|error| StepError::machine(format!("daemon.json: {error}")))?;
+    write_json(
+        &layout.docker_lib(network).join("daemon.json"),
+        &config,
+        0o644,
+    )
+    .map_err(|error| StepError::machine(format!("daemon.json: {error}")))?;
     if !supervised {
         // Its containers outlive it (live-restore); the next one takes them over.
         for (pid, _) in daemons(layout, network) {
@@ -103,7 +109,10 @@ pub(super) async fn start(
             let _ = supervisor::stop(&unit.run, STOP).await;
             return Err(StepError {
                 program: Some("dockerd".to_owned()),
-                ..StepError::machine(format!("did not answer within {} s; its log ends:\n{words}", START.as_secs()))
+                ..StepError::machine(format!(
+                    "did not answer within {} s; its log ends:\n{words}",
+                    START.as_secs()
+                ))
             });
         }
         tokio::time::sleep(POLL).await;
@@ -157,10 +166,13 @@ async fn stop_containers(client: &Docker) -> Result<(), StepError> {
         .list_containers(None::<ListContainersOptions>)
         .await
         .map_err(said)?;
-    let stops = running.iter().filter_map(|container| container.id.as_deref()).map(|id| {
-        let options = StopContainerOptionsBuilder::new().t(CONTAINER_STOP_SECONDS).build();
-        client.stop_container(id, Some(options))
-    });
+    let stops = running
+        .iter()
+        .filter_map(|container| container.id.as_deref())
+        .map(|id| {
+            // Each has its own grace period; Docker's default is 10 s.
+            client.stop_container(id, None::<StopContainerOptions>)
+        });
     for outcome in futures::future::join_all(stops).await {
         outcome.map_err(said)?;
     }
@@ -252,7 +264,11 @@ fn prepare(layout: &Layout, network: NetworkId) {
         if left.is_empty() || began.elapsed() > 2 * PATIENCE {
             break;
         }
-        let signal = if began.elapsed() > PATIENCE { Signal::SIGKILL } else { Signal::SIGTERM };
+        let signal = if began.elapsed() > PATIENCE {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        };
         for (pid, _) in left {
             let _ = kill(pid, signal);
         }

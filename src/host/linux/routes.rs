@@ -44,7 +44,10 @@ fn render(table: &RouteTable) -> String {
         });
         let url = format!("http://{}", route.backend);
         routers.insert(name.to_string(), router);
-        services.insert(name.to_string(), json!({"loadBalancer": {"servers": [{"url": url}]}}));
+        services.insert(
+            name.to_string(),
+            json!({"loadBalancer": {"servers": [{"url": url}]}}),
+        );
     }
     let root = json!({"http": {"routers": routers, "services": services}});
     format!("{root:#}\n")
@@ -88,7 +91,9 @@ pub(super) fn observe_published(layout: &Layout) -> Part<RouteTable> {
 pub(super) fn publish(layout: &Layout, table: &RouteTable) -> Result<Done, StepError> {
     let text = render(table);
     if parse(&text).as_ref() != Some(table) {
-        return Err(StepError::machine("the route table does not read back as it was written"));
+        return Err(StepError::machine(
+            "the route table does not read back as it was written",
+        ));
     }
     let folder = layout.proxy_dynamic();
     let target = layout.published_routes();
@@ -124,6 +129,9 @@ mod tests {
         std::fs::write(layout.published_routes(), "{\"http\": 1}").unwrap();
         assert_eq!(observe_published(&layout), Part::Absent);
         // Nothing else lies in the folder that Traefik reads.
-        assert_eq!(std::fs::read_dir(layout.proxy_dynamic()).unwrap().count(), 1);
+        assert_eq!(
+            std::fs::read_dir(layout.proxy_dynamic()).unwrap().count(),
+            1
+        );
     }
 }

@@ -72,7 +72,11 @@ pub(crate) async fn spawn(
 
 /// Whether a supervisor holds the lock.
 pub(crate) fn is_supervised(run: &Path) -> bool {
-    match OpenOptions::new().read(true).write(true).open(run.join(LOCK)) {
+    match OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(run.join(LOCK))
+    {
         Ok(file) => matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)),
         Err(_) => false,
     }
@@ -80,7 +84,11 @@ pub(crate) fn is_supervised(run: &Path) -> bool {
 
 /// The supervised process, if it lives.
 pub(crate) fn child(run: &Path) -> Option<Pid> {
-    let pid: i32 = std::fs::read_to_string(run.join(CHILD)).ok()?.trim().parse().ok()?;
+    let pid: i32 = std::fs::read_to_string(run.join(CHILD))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     let unit = match read_json::<Unit>(&run.join(UNIT)) {
         Part::Known(unit) => unit,
         _ => return None,
@@ -97,7 +105,12 @@ pub(crate) fn command_line(pid: i32) -> Option<Vec<String>> {
         return None;
     }
     let text = String::from_utf8_lossy(&bytes);
-    Some(text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
+    Some(
+        text.trim_end_matches('\0')
+            .split('\0')
+            .map(str::to_owned)
+            .collect(),
+    )
 }
 
 /// Ends the supervisor, which ends its daemon. Waits until both are gone.
@@ -121,7 +134,9 @@ pub(crate) async fn stop(run: &Path, limit: Duration) -> Result<(), StepError> {
     let until = Instant::now() + limit;
     while is_supervised(run) {
         if Instant::now() > until {
-            return Err(StepError::machine(format!("the supervisor (pid {pid}) does not end")));
+            return Err(StepError::machine(format!(
+                "the supervisor (pid {pid}) does not end"
+            )));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -143,7 +158,11 @@ pub(crate) fn supervise(run: &Path, prepare: impl Fn()) -> io::Result<()> {
     }
     lock.set_len(0)?;
     writeln!(lock, "{}", std::process::id())?;
-    let action = SigAction::new(SigHandler::Handler(end), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(
+        SigHandler::Handler(end),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         // SAFETY: the handler only stores to an atomic.
         unsafe { sigaction(signal, &action) }?;
@@ -198,7 +217,10 @@ fn start(unit: &Unit) -> io::Result<Pid> {
     let child = Command::new(program)
         .args(args)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", &unit.run)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)

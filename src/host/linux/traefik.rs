@@ -30,7 +30,9 @@ async fn listens(port: u16) -> bool {
 pub(super) async fn observe(layout: &Layout) -> Part<Proxy> {
     let run = layout.proxy_run();
     let spec = match read_json::<Settings>(&run.join("spec.json")) {
-        Part::Known(settings) => ProxySpec { http: settings.http },
+        Part::Known(settings) => ProxySpec {
+            http: settings.http,
+        },
         Part::Unknown(why) => return Part::Unknown(why),
         Part::Absent | Part::Hidden => return Part::Absent,
     };
@@ -66,7 +68,8 @@ pub(super) async fn start(
     }
     let proxy = layout.proxy();
     let io = |what: &str, error: std::io::Error| StepError::machine(format!("{what}: {error}"));
-    std::fs::create_dir_all(layout.proxy_dynamic()).map_err(|error| io("traefik/dynamic", error))?;
+    std::fs::create_dir_all(layout.proxy_dynamic())
+        .map_err(|error| io("traefik/dynamic", error))?;
     // Beneath a root of its own nobody outside shall meet it.
     let host = if layout.is_machine() { "" } else { "127.0.0.1" };
     let settings = json!({
