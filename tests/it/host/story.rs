@@ -134,7 +134,7 @@ impl Drop for Lab {
 }
 
 /// A visible skip: a missing capability is never silence.
-fn skip(capability: &str, what: &str) {
+pub fn skip(capability: &str, what: &str) {
     let line = format!("SKIP({capability}): {what}");
     eprintln!("{line}");
     if let Some(path) = std::env::var_os("RENET_SKIPS")
@@ -191,7 +191,7 @@ fn kill(pid: i32) {
     .unwrap();
 }
 
-fn processes_with(mark: &str) -> Vec<String> {
+pub fn processes_with(mark: &str) -> Vec<String> {
     fs::read_dir("/proc")
         .unwrap()
         .flatten()
