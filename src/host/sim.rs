@@ -447,7 +447,16 @@ impl ComposeDoor for SimHost {
             .get(&input.compose_file)
             .ok_or_else(|| format!("{}: no such file", input.compose_file))?;
         // YAML is a superset of JSON: simulated projects are written as JSON.
-        serde_json::from_slice(&file.bytes).map_err(|error| error.to_string())
+        let mut config: Value =
+            serde_json::from_slice(&file.bytes).map_err(|error| error.to_string())?;
+        let services = config["services"].as_object_mut().into_iter().flatten();
+        for build in services.filter_map(|(_, service)| service.get_mut("build")) {
+            if build["context"] == "." {
+                let place = format!("/mnt/rediacc/mounts/{}/{}", input.guid, input.project);
+                build["context"] = Value::String(place);
+            }
+        }
+        Ok(config)
     }
 
     async fn hashes(

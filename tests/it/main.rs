@@ -2,6 +2,7 @@
 
 /// What touches a real machine: as root, one after the other.
 mod host {
+    mod conformance;
     mod quickstart;
     mod storage;
     mod story;

@@ -185,18 +185,45 @@ async fn blocking<T: Send + 'static>(
 /// Whether the machine is already as the step would make it, by a look at what
 /// the step concerns alone. The other steps look for themselves.
 async fn holds(host: &LinuxHost, step: &Step) -> Result<bool, StepError> {
-    let (host, step) = (host.clone(), step.clone());
-    let look = blocking(move || {
-        let actual = glance(&host, &step)?;
-        Some(step.holds(&actual))
-    });
-    match look.await.map_err(StepError::machine)? {
+    let looked = match on_daemon(step) {
+        Some((guid, network)) => {
+            let seen = containers::observe(&host.layout, network).await;
+            let repo = Repository {
+                daemon: seen.daemon,
+                images: seen.images,
+                containers: seen.containers,
+                ..Repository::default()
+            };
+            let actual = Actual {
+                repositories: Part::Known(BTreeMap::from([(guid, repo)])),
+                ..Actual::default()
+            };
+            Some(step.holds(&actual))
+        }
+        None => {
+            let (host, step) = (host.clone(), step.clone());
+            let look = blocking(move || Some(step.holds(&glance(&host, &step)?)));
+            look.await.map_err(StepError::machine)?
+        }
+    };
+    match looked {
         None | Some(Err(Stop::Hidden)) => Ok(false),
         Some(Ok(holds)) => Ok(holds),
         Some(Err(Stop::Block(blocked))) => Err(StepError::machine(match blocked {
             crate::model::Blocked::Unknown(why) => why,
             other => format!("{other:?}"),
         })),
+    }
+}
+
+/// The daemon that has to be asked about a step.
+fn on_daemon(step: &Step) -> Option<(Guid, crate::model::NetworkId)> {
+    match step {
+        Step::FetchImages { guid, network, .. }
+        | Step::Up { guid, network, .. }
+        | Step::Wait { guid, network, .. }
+        | Step::Down { guid, network, .. } => Some((*guid, *network)),
+        _ => None,
     }
 }
 
@@ -276,6 +303,8 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             };
             actual.repositories = of_one(*guid, repo);
         }
+        Step::RecordRoute { .. } => actual.routes = routes::observe_records(layout),
+        Step::PublishRoutes(_) => actual.published = routes::observe_published(layout),
         _ => return None,
     }
     Some(actual)

@@ -59,6 +59,13 @@ pub(super) async fn start(
     binary: &Path,
     spec: &ProxySpec,
 ) -> Result<Done, StepError> {
+    let running = Proxy {
+        spec: spec.clone(),
+        supervised: true,
+    };
+    if observe(layout).await == Part::Known(running) {
+        return Ok(Done::Already);
+    }
     stop(layout).await?;
     if listens(spec.http).await {
         return Err(StepError::machine(format!(

@@ -1,0 +1,252 @@
+//! The same cases on the simulated and on a real machine: after every step the
+//! machine is what the step's `effect` said, as far as it can be seen.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use renet::execute::{Options, Report, Silent, run};
+use renet::host::linux::{LinuxHost, uninstall};
+use renet::host::sim::SimHost;
+use renet::host::{ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, StepError};
+use renet::manifest::{Machine, MachineDatastore, Manifests, Proxy, Repository, Route, Service};
+use renet::model::{
+    Actual, Digest, FileEntry, FileSet, Layout, Name, Owner, RunState, Size, Step, refines,
+};
+use renet::resolve::{Ids, Source};
+
+/// A host under observation: every step is held against its own prediction.
+struct Held<H> {
+    host: H,
+    broken: Mutex<Vec<String>>,
+    performed: Mutex<Vec<String>>,
+}
+
+impl<H: Host> Held<H> {
+    fn new(host: H) -> Self {
+        Self {
+            host,
+            broken: Mutex::default(),
+            performed: Mutex::default(),
+        }
+    }
+}
+
+impl<H: Host> Host for Held<H> {
+    async fn observe(&self) -> Actual {
+        self.host.observe().await
+    }
+
+    async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
+        let mut predicted = self.host.observe().await;
+        assert_eq!(step.ready(&predicted), Ok(()), "{step}");
+        step.effect(&mut predicted);
+        let done = self.host.perform(step, cx).await?;
+        let observed = self.host.observe().await;
+        if let Err(why) = refines(&observed, &predicted) {
+            self.broken.lock().unwrap().push(format!("{step}: {why}"));
+        }
+        // What a close hides cannot be asked; everything else holds now.
+        if step.holds(&observed) == Ok(false) {
+            self.broken
+                .lock()
+                .unwrap()
+                .push(format!("{step}: does not hold after it"));
+        }
+        assert_eq!(done, Done::Changed, "{step}");
+        assert_eq!(
+            self.host.perform(step, cx).await,
+            Ok(Done::Already),
+            "{step}, again"
+        );
+        self.performed.lock().unwrap().push(format!("{step:?}"));
+        Ok(done)
+    }
+}
+
+impl<H: Host> ComposeDoor for Held<H> {
+    async fn config(&self, input: &ComposeInput) -> Result<serde_json::Value, String> {
+        self.host.config(input).await
+    }
+    async fn hashes(
+        &self,
+        input: &ComposeInput,
+        text: &str,
+    ) -> Result<BTreeMap<String, String>, String> {
+        self.host.hashes(input, text).await
+    }
+    fn recall(&self, key: &Digest) -> Option<ComposeOutput> {
+        self.host.recall(key)
+    }
+    fn remember(&self, key: &Digest, output: &ComposeOutput) {
+        self.host.remember(key, output);
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// One repository with one service; JSON, so that both hosts read it.
+fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Manifests {
+    let compose = serde_json::json!({
+        "services": {"web": {
+            "build": {"context": "."},
+            "command": ["httpd", "-f", "-p", "8080"],
+            "environment": {"REVISION": revision},
+            "stop_grace_period": "0s",
+        }}
+    });
+    let dockerfile = "FROM scratch\nCOPY busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\"]\n";
+    let file = |bytes: Vec<u8>, executable| FileEntry {
+        bytes: bytes.into(),
+        executable,
+    };
+    let files = FileSet::new(BTreeMap::from([
+        (
+            "compose.yml".parse().unwrap(),
+            file(compose.to_string().into_bytes(), false),
+        ),
+        (
+            "Dockerfile".parse().unwrap(),
+            file(dockerfile.into(), false),
+        ),
+        ("busybox".parse().unwrap(), file(busybox, true)),
+    ]));
+    let repository = Repository {
+        name: name("shop"),
+        size: Size::mib(128),
+        state,
+        guid: None,
+        network_id: None,
+    };
+    let service = Service {
+        repository: name("shop"),
+        name: name("front"),
+        files: files.into(),
+        compose_file: "compose.yml".parse().unwrap(),
+        services: vec!["web".to_owned()],
+    };
+    let route = Route {
+        name: name("shop"),
+        repository: name("shop"),
+        service: "web".to_owned(),
+        port: 8080,
+        host: "shop.localhost".parse().unwrap(),
+    };
+    let machine = Machine {
+        name: name("m1"),
+        datastore: Some(MachineDatastore {
+            size: Size::mib(512),
+            backing_file: None,
+        }),
+        proxy: Proxy { http: port },
+    };
+    Manifests {
+        machine: Some(machine),
+        repositories: BTreeMap::from([(name("shop"), repository)]),
+        services: BTreeMap::from([((name("shop"), name("front")), service)]),
+        routes: BTreeMap::from([(name("shop"), route)]),
+    }
+}
+
+async fn apply<H: Host>(
+    host: &Held<H>,
+    layout: &Layout,
+    ids: &mut Ids,
+    manifests: &Manifests,
+) -> Report {
+    let source = Source {
+        owner: Owner {
+            source: "/etc/rediacc/desired".to_owned(),
+        },
+        manifests,
+        layout,
+        retry: false,
+    };
+    run(host, &source, ids, &Options::default(), &mut Silent).await
+}
+
+/// Up, changed, moved to another port, stopped, closed, and up again.
+async fn cases<H: Host>(host: H, layout: &Layout, busybox: &[u8]) -> Held<H> {
+    let host = Held::new(host);
+    let mut ids = Ids::random(layout);
+    for (state, revision, port) in [
+        (RunState::Running, "1", 18_091),
+        (RunState::Running, "2", 18_091),
+        (RunState::Running, "2", 18_092),
+        (RunState::Stopped, "2", 18_092),
+        (RunState::Offline, "2", 18_092),
+        (RunState::Running, "2", 18_092),
+    ] {
+        let wanted = manifests(state, revision, port, busybox.to_vec());
+        let report = apply(&host, layout, &mut ids, &wanted).await;
+        assert!(
+            report.in_sync(),
+            "{state:?} {revision} {port}: {:?}",
+            report.last.plan
+        );
+        let again = apply(&host, layout, &mut ids, &wanted).await;
+        assert!(again.performed.is_empty(), "{:?}", again.performed);
+    }
+    assert_eq!(*host.broken.lock().unwrap(), Vec::<String>::new());
+    let performed = host.performed.lock().unwrap().join("\n");
+    for step in [
+        "Format",
+        "Attach",
+        "Mount",
+        "LayOut",
+        "NoteDatastore",
+        "ClaimMachine",
+        "Reserve",
+        "Record",
+        "MirrorSlots",
+        "WriteSlots",
+        "StartDaemon",
+        "StopDaemon",
+        "WriteFiles",
+        "FetchImages",
+        "Up",
+        "Wait",
+        "Down",
+        "Unmount",
+        "Detach",
+        "RecordRoute",
+        "StartProxy",
+        "PublishRoutes",
+    ] {
+        assert!(performed.contains(step), "{step} was not performed");
+    }
+    host
+}
+
+#[tokio::test]
+async fn every_step_does_on_the_simulated_machine_what_it_says() {
+    cases(SimHost::new(), &Layout::new("/").unwrap(), b"busybox").await;
+}
+
+#[tokio::test]
+async fn every_step_does_on_a_real_machine_what_it_says() {
+    let busybox = match std::fs::read("/usr/bin/busybox") {
+        Ok(bytes) if nix::unistd::geteuid().is_root() => bytes,
+        _ => return super::story::skip("busybox and root", "conformance of the real host"),
+    };
+    let root = PathBuf::from(format!("/tmp/rc-{}", std::process::id()));
+    std::fs::create_dir_all(&root).unwrap();
+    let layout = Layout::new(&root).unwrap();
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_renet"));
+    let host = LinuxHost::new(layout.clone(), None, binary);
+    let held = tokio::spawn({
+        let (host, layout) = (host.clone(), layout.clone());
+        async move {
+            cases(host, &layout, &busybox).await;
+        }
+    })
+    .await;
+    let gone = uninstall(&host).await;
+    if gone.is_ok() {
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+    held.unwrap();
+    gone.unwrap();
+}
