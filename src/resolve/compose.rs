@@ -381,6 +381,29 @@ fn mounted_files(
         .then(|| Digest::of_fields(digests.iter().map(|digest| digest.as_str().as_bytes())))
 }
 
+/// An image's name as a daemon lists it: `nginx` is `nginx:latest`, and what is
+/// pinned by digest is known by its digest alone.
+fn canonical(image: &str) -> String {
+    let image = image
+        .strip_prefix("docker.io/library/")
+        .or_else(|| image.strip_prefix("docker.io/"))
+        .unwrap_or(image);
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let bare = match last.split_once(':') {
+        Some((_, tag)) => &name[..name.len() - tag.len() - 1],
+        None => name,
+    };
+    match digest {
+        Some(digest) => format!("{bare}@{digest}"),
+        None if bare == name => format!("{name}:latest"),
+        None => name.to_owned(),
+    }
+}
+
 /// What the planner needs to know about each service of a resolved text.
 pub fn services(
     output: &ComposeOutput,
@@ -405,11 +428,12 @@ pub fn services(
                     .get(name)
                     .cloned()
                     .ok_or_else(|| format!("services.{name}: compose gave no hash"))?,
-                image: service
-                    .get("image")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned(),
+                image: canonical(
+                    service
+                        .get("image")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default(),
+                ),
                 builds: service.get("build").is_some(),
                 completes: completes.contains(name),
                 slot,
@@ -418,4 +442,89 @@ pub fn services(
             Ok((name.clone(), spec))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_as_a_daemon_lists_them() {
+        for (written, listed) in [
+            ("nginx", "nginx:latest"),
+            ("nginx:1.27", "nginx:1.27"),
+            ("docker.io/library/nginx", "nginx:latest"),
+            ("docker.io/bitnami/redis:7", "bitnami/redis:7"),
+            ("registry.test:5000/web", "registry.test:5000/web:latest"),
+            ("registry.test:5000/web:2", "registry.test:5000/web:2"),
+            ("nginx:1.27@sha256:ab", "nginx@sha256:ab"),
+        ] {
+            assert_eq!(canonical(written), listed, "{written}");
+        }
+    }
+
+    fn transformed(service: Value) -> Result<Value, String> {
+        let name: Name = "shop".parse().unwrap();
+        let project: Name = "web".parse().unwrap();
+        let slots = Slots::default().allocate(["api"]).unwrap();
+        let files = FileSet::new(BTreeMap::new());
+        let context = Context {
+            repository: &name,
+            network: NetworkId::FIRST,
+            directory: PathBuf::from("/mnt/rediacc/mounts/g/web"),
+            project: &project,
+            slots: &slots,
+            files: &files,
+        };
+        transform(json!({"services": {"api": service}}), &context)
+    }
+
+    #[test]
+    fn a_service_gets_its_address_and_the_hosts_network() {
+        let out =
+            transformed(json!({"image": "i", "ports": ["80:80"], "networks": {"default": null}}))
+                .unwrap();
+        let api = &out["services"]["api"];
+        assert_eq!(api["network_mode"], "host");
+        assert_eq!(api["labels"]["rediacc.service_ip"], "127.0.11.2");
+        assert_eq!(api["labels"]["rediacc.network_id"], "2816");
+        assert_eq!(api["environment"]["SERVICE_IP"], "127.0.11.2");
+        assert_eq!(api["extra_hosts"], json!(["api=127.0.11.2"]));
+        assert!(api.get("ports").is_none() && api.get("networks").is_none());
+    }
+
+    #[test]
+    fn l44_what_reaches_beyond_the_repository_is_refused_with_its_place() {
+        for (service, place) in [
+            (
+                json!({"image": "i", "privileged": true}),
+                "services.api.privileged",
+            ),
+            (json!({"image": "i", "pid": "host"}), "services.api.pid"),
+            (
+                json!({"image": "i", "cap_add": ["SYS_ADMIN"]}),
+                "services.api.cap_add",
+            ),
+            (
+                json!({"image": "i", "devices": [{"source": "/dev/sda"}]}),
+                "services.api.devices",
+            ),
+            (
+                json!({"image": "i", "security_opt": ["apparmor=unconfined"]}),
+                "services.api.security_opt",
+            ),
+            (
+                json!({"image": "i", "volumes": [{"type": "bind", "source": "/var/run/docker.sock", "target": "/s"}]}),
+                "services.api.volumes",
+            ),
+            (
+                json!({"build": {"context": "/etc"}}),
+                "services.api.build.context",
+            ),
+            (json!({"image": "i", "scale": 2}), "services.api"),
+        ] {
+            let refused = transformed(service.clone()).unwrap_err();
+            assert!(refused.contains(place), "{service}: {refused}");
+        }
+    }
 }

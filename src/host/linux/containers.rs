@@ -139,7 +139,7 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
     }
     let tags = images
         .into_iter()
-        .flat_map(|image| image.repo_tags)
+        .flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests))
         .collect();
     Ok((tags, projects))
 }
