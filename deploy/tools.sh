@@ -24,6 +24,11 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# Two runs at once would install the same things twice: the second one waits.
+mkdir -p "$TOOLS"
+exec 9<"$TOOLS"
+flock 9
+
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 updated=
@@ -35,16 +40,18 @@ apt_install() {
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
   fi
-  [ -n "$updated" ] || { apt-get update -qq; updated=1; }
-  apt-get install -y -qq --no-install-recommends "$@" >"$work/apt.log" 2>&1 || {
+  [ -n "$updated" ] || { apt-get update -qq -o DPkg::Lock::Timeout=300; updated=1; }
+  apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" 9<&- >"$work/apt.log" 2>&1 || {
     tail -n 20 "$work/apt.log" >&2
     die "apt could not install: $*"
   }
 }
 
 packages() {
-  local wanted=(docker.io containerd runc btrfs-progs e2fsprogs util-linux iproute2
-    busybox-static curl unzip ca-certificates procps) missing=() package
+  local wanted=(btrfs-progs e2fsprogs util-linux iproute2 busybox-static curl unzip
+    ca-certificates procps) missing=() package
+  # Docker's own packages do as well, and Debian's would remove them.
+  installed docker-ce || wanted+=(docker.io containerd runc)
   command -v cc >/dev/null || wanted+=(gcc libc6-dev)
   for package in "${wanted[@]}"; do
     installed "$package" || missing+=("$package")
@@ -54,7 +61,6 @@ packages() {
 
 # put FILE NAME: in one move, so that nobody runs half a program.
 put() {
-  mkdir -p "$TOOLS"
   install -m 755 "$1" "$TOOLS/.$2.new"
   mv -f "$TOOLS/.$2.new" "$TOOLS/$2"
 }

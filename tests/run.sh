@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
 # Runs the tests: tests/run.sh [fast|long]. Plain runs everything; fast leaves
 # out what touches the machine; long runs the sampled tables whole.
+# RENET_SEED=N repeats the random choices of an earlier run.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+usage() { echo "usage: tests/run.sh [fast|long]" >&2; exit 2; }
+[ $# -le 1 ] || usage
 mode=${1:-plain}
 filter=()
 case $mode in
   plain) ;;
   long) export RENET_LONG=1 ;;
   fast) filter=(-E 'not test(/^host::/)') ;;
-  *) echo "usage: tests/run.sh [fast|long]" >&2; exit 2 ;;
+  *) usage ;;
 esac
+
+command -v cargo >/dev/null || PATH=$PATH:${HOME:-/root}/.cargo/bin
+command -v cargo >/dev/null || {
+  echo "tests/run.sh: there is no cargo: install Rust from rustup.rs, then run again" >&2
+  exit 1
+}
 if [ "$mode" != fast ]; then
   [ "$(id -u)" = 0 ] || { echo "tests/run.sh: must be run as root (tests/run.sh fast need not)" >&2; exit 2; }
   deploy/tools.sh
@@ -20,20 +29,43 @@ cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --version
 
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
-export RENET_SEED=${RENET_SEED:-$RANDOM$RANDOM} RENET_SKIPS=$work/skips CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+# A test that cannot run here prints `SKIP(capability): …` or appends it to RENET_SKIPS.
+export RENET_SKIPS=$work/skips CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+export RENET_SEED=${RENET_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 : >"$RENET_SKIPS"
 echo "seed: RENET_SEED=$RENET_SEED"
 
-status=0
-cargo nextest run --locked --no-fail-fast --status-level pass --failure-output immediate \
-  "${filter[@]}" 2>&1 | tee "$work/log" || status=$?
+# Relative to the workspace wherever cargo builds; an earlier run's would mislead.
+junit=target/nextest/default/junit.xml
+rm -f "$junit"
 
+status=0
+cargo nextest run --locked --profile default --no-fail-fast --status-level pass \
+  --failure-output immediate "${filter[@]}" 2>&1 | tee "$work/log" || status=${PIPESTATUS[0]}
+
+# How long each test took, from nextest's lines: `PASS [   0.123s] (1/9) renet::it sim::holds`.
+slowest() {
+  sed -nE 's/^ *(PASS|FAIL|TIMEOUT|SIG[A-Z]+) +\[ *([0-9.]+)s\] *(\([^)]*\))? *(.*)$/\2 \4/p' "$work/log" |
+    sort -u | sort -rn | awk 'NR <= 10 { printf "%10.3fs", $1; $1 = ""; print " " $0 }'
+}
+
+skips() {
+  {
+    cat "$RENET_SKIPS"
+    [ ! -e "$junit" ] || grep -oE 'SKIP\([^<]*' "$junit" |
+      sed "s/&gt;/>/g; s/&lt;/</g; s/&quot;/\"/g; s/&apos;/'/g; s/&amp;/\&/g"
+  } | sort -u
+}
+
+echo
 echo "slowest:"
-sed -n 's/^ *PASS \[ *\([0-9.]*\)s\] *\(([^)]*)\)\{0,1\} *\(.*\)$/\1 \3/p' "$work/log" | sort -rn | head -n 10 | sed 's/^/  /'
-if [ -s "$RENET_SKIPS" ]; then
+slowest
+skipped=$(skips) || true
+if [ -n "$skipped" ]; then
   echo "skipped:"
-  sort -u "$RENET_SKIPS" | sed 's/^/  /'
+  printf '%s\n' "$skipped" | sed 's/^/  /'
 fi
+[ "$status" = 0 ] || echo "repeat with: RENET_SEED=$RENET_SEED tests/run.sh ${1-}"
 # The runner's own last word comes last.
-grep -E '^ *Summary \[' "$work/log" | tail -n 1 || true
+grep -E '^ *Summary \[' "$work/log" | tail -n 1 || echo "no summary: the tests were not run"
 exit "$status"
