@@ -92,7 +92,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
     let compose = serde_json::json!({
         "services": {"web": {
             "build": {"context": "."},
-            "command": ["httpd", "-f", "-p", "8080"],
+            "command": ["httpd", "-f", "-p", "${WEB_IP}:8080"],
             "environment": {"REVISION": revision},
             "stop_grace_period": "0s",
         }}
