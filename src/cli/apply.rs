@@ -1,11 +1,12 @@
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::Failure;
-use super::render;
-use super::session::Session;
-use crate::execute::{Busy, Locks, Options, Performed, Progress, run as execute};
-use crate::model::{Desired, Layout, Step};
+use super::session::{How, Meant, Session, is_another_machines};
+use super::{Failure, render};
+use crate::execute::Wave;
+use crate::model::{Guid, Layout};
 
 /// Make the machine what the manifests say
 #[derive(Debug, clap::Args)]
@@ -16,9 +17,19 @@ pub struct Args {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Retire what this folder made and no longer declares
+    #[arg(long)]
+    prune: bool,
     /// Answer yes to any question but a name
     #[arg(long)]
     yes: bool,
+    /// Confirm by name that a repository's data goes to the trash, or by its
+    /// digest a plan that retires much
+    #[arg(long, value_name = "NAME|HASH")]
+    confirm: Vec<String>,
+    /// Make this folder the owner of what another one declares
+    #[arg(long)]
+    take_over: bool,
     /// Try revisions again that failed before
     #[arg(long)]
     retry: bool,
@@ -27,61 +38,84 @@ pub struct Args {
     lock_wait: u64,
 }
 
-/// Exit code 0 done, 3 where something failed or is blocked, 5 where another
-/// renet holds the lock.
+/// Exit code 0 done, 2 where a manifest could not be read, 3 where something
+/// failed or is blocked, 5 where another renet holds the lock.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let began = Instant::now();
-    let mut session = Session::open(layout, args.file.clone(), args.retry)?;
-    // Interruptions are shown, not asked; nothing that this build plans loses data.
+    let session = Session::open(
+        layout,
+        &Meant {
+            file: args.file.clone(),
+            retry: args.retry,
+            take_over: args.take_over,
+            prune: args.prune,
+            confirm: args.confirm.clone(),
+        },
+    )?;
+    // Interruptions are shown, not asked; a name is asked for whatever it says.
     let _ = args.yes;
     let shown = session.look().await;
     if args.dry_run {
         anstream::print!("{}", render::plan(&shown));
-        return Ok(0);
+        return Ok(if session.invalid { 2 } else { 0 });
     }
     if shown.plan.in_sync() {
+        anstream::print!("{}", render::notes(&shown));
         anstream::println!("{}", render::in_sync(&shown, began.elapsed()));
-        return Ok(0);
+        return Ok(if session.invalid { 2 } else { 0 });
     }
-    let _locks = take_locks(&session, Duration::from_secs(args.lock_wait))?;
-    let options = Options {
-        shown: Some(shown.plan.danger.clone()),
-        ..Options::default()
+    if is_another_machines(&shown) {
+        anstream::print!("{}", render::plan(&shown));
+        return Ok(2);
+    }
+    confirm(&shown, &args.confirm)?;
+    let how = How {
+        lock_wait: Duration::from_secs(args.lock_wait),
+        ..How::default()
     };
-    let mut ids = std::mem::replace(
-        &mut session.ids,
-        crate::resolve::Ids::random(&session.layout),
-    );
-    let source = session.source();
-    let report = execute(&session.host, &source, &mut ids, &options, &mut Lines).await;
+    let report = session.run(&shown, &how).await;
+    anstream::print!("{}", render::notes(&report.last));
     anstream::print!("{}", render::report(&report, began.elapsed()));
-    Ok(if report.in_sync() { 0 } else { 3 })
+    Ok(session.code(&report))
 }
 
-/// One run at a time holds everything: the datastore, then the routes.
-fn take_locks(session: &Session, limit: Duration) -> Result<Locks, Failure> {
-    let names = ["datastore".to_owned(), "routes".to_owned()];
-    Locks::take(&session.layout.locks(), &names, limit, |holder| {
-        anstream::eprintln!("waiting for another renet: {holder}");
-    })
-    .map_err(|error| Failure {
-        code: match error {
-            Busy::Held { .. } => 5,
-            Busy::Io { .. } => 3,
-        },
-        message: error.to_string(),
-    })
+/// Every repository whose data would go to the trash is confirmed by its name.
+fn confirm(shown: &Wave, said: &[String]) -> Result<(), Failure> {
+    let open: BTreeSet<Guid> = shown
+        .plan
+        .discards()
+        .filter(|guid| {
+            let name = render::name(&shown.desired, *guid);
+            !said.contains(&name) && !said.contains(&guid.to_string())
+        })
+        .collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    anstream::print!("{}", render::plan(shown));
+    for guid in open {
+        let name = render::name(&shown.desired, guid);
+        if !ask(&name) {
+            return Err(Failure {
+                code: 3,
+                message: format!(
+                    "the data of {name} would go to the trash: confirm it with --confirm {name}; \
+                     nothing was changed"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
-/// A line for every step, when it ended.
-struct Lines;
-
-impl Progress for Lines {
-    fn ended(&mut self, desired: &Desired, performed: &Performed) {
-        anstream::println!("{}", render::performed(desired, performed));
+/// Asks for a name; without a terminal nobody answers.
+pub fn ask(name: &str) -> bool {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return false;
     }
-
-    fn begins(&mut self, _desired: &Desired, step: &Step) {
-        tracing::debug!(%step, "begins");
-    }
+    anstream::eprint!("Type the repository's name to confirm: ");
+    let _ = std::io::stderr().flush();
+    let mut line = String::new();
+    input.lock().read_line(&mut line).is_ok() && line.trim() == name
 }

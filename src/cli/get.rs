@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::render;
-use super::session::Session;
+use super::session::{Meant, Session};
 use crate::model::Layout;
 
 /// Show every object, whether it is in sync, and whether it is well
@@ -14,7 +14,11 @@ pub struct Args {
 
 /// Exit code 0.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
-    let session = Session::open(layout, args.file.clone(), false)?;
+    let meant = Meant {
+        file: args.file.clone(),
+        ..Meant::default()
+    };
+    let session = Session::open(layout, &meant)?;
     let wave = session.look().await;
     anstream::println!("{}", render::objects(&wave));
     Ok(0)

@@ -4,9 +4,14 @@
 mod apply;
 mod diff;
 mod get;
+mod interrupt;
+mod output;
+mod progress;
 mod render;
+mod repository;
 mod session;
 mod supervise;
+mod suspend;
 mod uninstall;
 mod validate;
 
@@ -39,6 +44,10 @@ enum Command {
     Diff(diff::Args),
     Apply(apply::Args),
     Get(get::Args),
+    #[command(subcommand)]
+    Repository(repository::Command),
+    Suspend(suspend::Suspend),
+    Resume(suspend::Resume),
     Uninstall(uninstall::Args),
     #[command(subcommand, hide = true)]
     Daemon(supervise::Daemon),
@@ -80,6 +89,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Diff(args) => diff::run(&args, layout).await,
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,
+        Command::Repository(command) => repository::run(&command, layout).await,
+        Command::Suspend(args) => suspend::suspend(&args, layout).await,
+        Command::Resume(args) => suspend::resume(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,
         Command::Daemon(command) => supervise::daemon(&command, &layout),
         Command::Proxy(command) => supervise::proxy(&command, &layout),

@@ -9,7 +9,8 @@ use similar::TextDiff;
 use crate::execute::{Performed, Report, Wave};
 use crate::host::Done;
 use crate::model::{
-    Blocked, ContainerState, Danger, Desired, FileSeen, Health, Object, ProjectSpec, Step,
+    Blocked, ContainerState, Danger, Desired, FileSeen, Guid, Health, Object, Patch, ProjectSpec,
+    Step,
 };
 use crate::plan::Plan;
 
@@ -26,12 +27,41 @@ pub fn diff_code(plan: &Plan) -> u8 {
     }
 }
 
-/// The object as people name it: `shop/web`.
-fn title(desired: &Desired, object: &Object) -> String {
-    let name = |guid| match desired.names.get(guid) {
+/// The columns of a terminal that nobody measured.
+pub const WIDTH: usize = 80;
+
+/// A repository as people name it.
+pub fn name(desired: &Desired, guid: Guid) -> String {
+    match desired.names.get(&guid) {
         Some(name) => name.to_string(),
         None => guid.to_string(),
-    };
+    }
+}
+
+/// What goes on, in a few words.
+pub fn short(desired: &Desired, step: &Step) -> String {
+    let text = step.to_string();
+    let what = text.split("  ").next().unwrap_or_default();
+    format!("{} {what}", title(desired, &step.object()))
+}
+
+/// Things in sync that deserve a word.
+pub fn notes(wave: &Wave) -> String {
+    let mut out = String::new();
+    for (object, note) in &wave.plan.notes {
+        let title = title(&wave.desired, object);
+        let _ = writeln!(out, "{} {title}: {note}", kind(object));
+    }
+    for (object, why) in wave.plan.blocked.iter().filter(|(_, why)| why.is_quiet()) {
+        let title = title(&wave.desired, object);
+        let _ = writeln!(out, "{} {title}: {}: {why}", kind(object), why.reason());
+    }
+    out
+}
+
+/// The object as people name it: `shop/web`.
+fn title(desired: &Desired, object: &Object) -> String {
+    let name = |guid: &Guid| name(desired, *guid);
     match object {
         Object::Machine => "machine".to_owned(),
         Object::Datastore => "datastore".to_owned(),
@@ -93,14 +123,10 @@ pub fn plan(wave: &Wave) -> String {
             let _ = writeln!(out, "  ! {}: {why}", why.reason());
         }
     }
-    for (object, note) in &wave.plan.notes {
-        let _ = writeln!(
-            out,
-            "{} {}: {note}",
-            kind(object),
-            title(&wave.desired, object)
-        );
+    if wave.plan.in_sync() {
+        out.clear();
     }
+    out.push_str(&notes(wave));
     if wave.plan.in_sync() {
         out.push_str(&in_sync(wave, Duration::ZERO));
         out.push('\n');
@@ -111,19 +137,54 @@ pub fn plan(wave: &Wave) -> String {
     } else {
         ", and what then can be seen"
     };
+    let mut risk: Vec<String> = wave
+        .plan
+        .discards()
+        .map(|guid| at_risk(wave, guid))
+        .collect();
+    risk.dedup();
+    let risk = match risk.is_empty() {
+        true => "No data at risk".to_owned(),
+        false => format!("DATA AT RISK: {}", risk.join(", ")),
+    };
     let _ = writeln!(
         out,
-        "\nPlan: {}{more}; {} blocked. No data at risk.",
+        "\nPlan: {}{more}; {} blocked. {risk}.",
         count(wave.plan.steps.len(), "step"),
-        wave.plan.blocked.len()
+        hard(&wave.plan)
     );
     out
+}
+
+/// Objects that cannot become what they should.
+fn hard(plan: &Plan) -> usize {
+    plan.blocked.values().filter(|why| !why.is_quiet()).count()
+}
+
+/// A repository whose data would go to the trash, with its size.
+fn at_risk(wave: &Wave, guid: Guid) -> String {
+    let none = crate::model::Repository::default();
+    let repo = wave.actual.repo(guid, &none).unwrap_or(&none);
+    match repo.storage.file.known() {
+        Some(size) => format!("{} ({size})", name(&wave.desired, guid)),
+        None => name(&wave.desired, guid),
+    }
 }
 
 fn symbol(step: &Step) -> char {
     match step {
         Step::Format { .. } | Step::Reserve { .. } | Step::RecordRoute { .. } => '+',
-        Step::Down { .. } | Step::StopDaemon { .. } | Step::Unmount(_) | Step::Detach(_) => '-',
+        Step::Down { .. }
+        | Step::StopDaemon { .. }
+        | Step::Unmount(_)
+        | Step::Detach(_)
+        | Step::EraseFiles { .. }
+        | Step::ForgetRoute(_)
+        | Step::StopProxy
+        | Step::Trash(_)
+        | Step::Purge { .. }
+        | Step::DropRecord(_)
+        | Step::Record(_, Patch::Delete(Some(_)) | Patch::Release) => '-',
         _ => '~',
     }
 }
@@ -264,7 +325,11 @@ pub fn report(report: &Report, took: Duration) -> String {
         .iter()
         .filter(|one| matches!(one.outcome, Ok(Done::Changed)))
         .count();
-    for (object, why) in &report.last.plan.blocked {
+    for (_, busy) in &report.busy {
+        let _ = writeln!(out, "busy: {busy}");
+    }
+    let hard_ones = report.last.plan.blocked.iter();
+    for (object, why) in hard_ones.filter(|(_, why)| !why.is_quiet()) {
         let title = title(&report.last.desired, object);
         let _ = writeln!(
             out,
@@ -276,7 +341,10 @@ pub fn report(report: &Report, took: Duration) -> String {
     let end = if report.in_sync() {
         "In sync.".to_owned()
     } else {
-        format!("Not in sync: {} blocked.", report.last.plan.blocked.len())
+        match report.interrupted {
+            true => "Interrupted; the next run goes on from here.".to_owned(),
+            false => format!("Not in sync: {} blocked.", hard(&report.last.plan)),
+        }
     };
     let _ = writeln!(
         out,
@@ -296,6 +364,7 @@ pub fn objects(wave: &Wave) -> String {
         let blocked = wave.plan.blocked.get(&object);
         let differs = wave.plan.steps.iter().any(|step| step.object() == object);
         let sync = match (blocked, differs) {
+            (Some(why), _) if why.is_quiet() => why.reason(),
             (Some(_), _) => "Blocked",
             (None, true) => "OutOfSync",
             (None, false) => "Synced",

@@ -1,69 +1,220 @@
-//! What `diff`, `apply` and `get` have in common: a folder, a host, ids.
+//! What commands have in common: a machine, its locks, what is wanted of it,
+//! and a run with its exit code.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::{Failure, need_root};
-use crate::execute::{Wave, look};
+use super::interrupt::Interrupt;
+use super::progress::Lines;
+use super::{Failure, need_root, render};
+use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
+use crate::host::Cx;
 use crate::host::linux::LinuxHost;
 use crate::manifest::{self, Folder};
-use crate::model::{Layout, Owner};
-use crate::plan::Tried;
+use crate::model::{Asked, Blocked, Digest, Guid, Layout, Object, Owner, Prune};
 use crate::resolve::{Ids, Source};
 
-/// A command on a folder.
+/// A machine, and what is wanted of it.
 pub struct Session {
     pub layout: Layout,
-    pub folder: Folder,
     pub host: LinuxHost,
     pub ids: Ids,
-    retry: bool,
+    pub source: Source,
+    /// Whether a manifest could not be read: the rest is done all the same.
+    pub invalid: bool,
+}
+
+/// How a command on a folder is meant.
+#[derive(Clone, Debug, Default)]
+pub struct Meant {
+    pub file: Option<PathBuf>,
+    pub retry: bool,
+    pub take_over: bool,
+    pub prune: bool,
+    /// Names and plan digests.
+    pub confirm: Vec<String>,
 }
 
 impl Session {
-    /// Opens the folder, or says everything that is wrong with it.
-    pub fn open(layout: Layout, file: Option<PathBuf>, retry: bool) -> anyhow::Result<Self> {
+    /// Opens a folder. What is wrong with it is said; where nothing of it can be
+    /// read, nothing is done.
+    pub fn open(layout: Layout, meant: &Meant) -> anyhow::Result<Self> {
         need_root()?;
-        let folder = manifest::load(&file.unwrap_or_else(|| layout.desired()));
-        if !folder.problems.is_empty() {
-            return Err(Failure::usage(folder.render(false, 80).trim_end().to_owned()).into());
+        let folder = manifest::load(meant.file.as_deref().unwrap_or(&layout.desired()));
+        let invalid = !folder.problems.is_empty();
+        let emptied = folder.empty && meant.prune;
+        if invalid && !emptied {
+            let text = folder.render(false, render::WIDTH).trim_end().to_owned();
+            if is_nothing(&folder) {
+                return Err(Failure::usage(text).into());
+            }
+            anstream::eprintln!("{text}");
         }
+        let digest = meant.confirm.iter().find(|said| Digest::is_short(said));
+        let prune = match (invalid && !emptied, meant.prune) {
+            (true, _) => Prune::Incomplete,
+            (false, true) => Prune::Retire(digest.map(|said| Digest::typed(said))),
+            (false, false) => Prune::Keep,
+        };
         let backing = folder
             .manifests
             .machine
             .as_ref()
             .and_then(|machine| machine.datastore.as_ref())
             .and_then(|datastore| datastore.backing_file.clone());
-        let host = LinuxHost::new(layout.clone(), backing, std::env::current_exe()?);
-        let ids = Ids::random(&layout);
+        let source = Source {
+            owner: Owner {
+                source: folder.source.display().to_string(),
+            },
+            manifests: Arc::new(folder.manifests),
+            layout: layout.clone(),
+            asked: Asked {
+                retry: meant.retry,
+                take_over: meant.take_over,
+                prune,
+            },
+            acts: Default::default(),
+        };
         Ok(Self {
+            host: LinuxHost::new(layout.clone(), backing, std::env::current_exe()?),
+            ids: Ids::random(&layout),
             layout,
-            folder,
-            host,
-            ids,
-            retry,
+            source,
+            invalid: invalid && !emptied,
         })
     }
 
-    /// What is resolved, and from where.
-    pub fn source(&self) -> Source<'_> {
-        Source {
+    /// A command's own session: it wants nothing yet.
+    pub fn command(layout: Layout) -> anyhow::Result<Self> {
+        need_root()?;
+        let source = Source {
             owner: Owner {
-                source: self.folder.source.display().to_string(),
+                source: "command".to_owned(),
             },
-            manifests: &self.folder.manifests,
-            layout: &self.layout,
-            retry: self.retry,
-        }
+            manifests: Arc::default(),
+            layout: layout.clone(),
+            asked: Asked::default(),
+            acts: Default::default(),
+        };
+        Ok(Self {
+            host: LinuxHost::new(layout.clone(), None, std::env::current_exe()?),
+            ids: Ids::random(&layout),
+            layout,
+            source,
+            invalid: false,
+        })
     }
 
     /// One look, without locks.
     pub async fn look(&self) -> Wave {
-        look(
-            &self.host,
-            &self.source(),
-            &mut self.ids.clone(),
-            &Tried::new(),
-        )
-        .await
+        look(&self.host, &self.source, &self.ids).await
     }
+
+    /// Runs what was shown, and nothing worse.
+    pub async fn run(&self, shown: &Wave, how: &How) -> Report {
+        let interrupt = Interrupt::listen();
+        let options = Options {
+            shown: Some(Shown::of(&shown.plan)),
+            cx: Cx {
+                wait: how.wait,
+                ..Cx::default()
+            },
+            cancel: interrupt.token(),
+            only: how.only,
+        };
+        let locks = FileLocks::new(self.layout.locks(), how.lock_wait, |lock, holder| {
+            anstream::eprintln!("waiting for the lock `{lock}`: {holder}");
+        });
+        let lines = Lines::default();
+        let report = run(
+            &self.host,
+            &locks,
+            &self.source,
+            &self.ids,
+            &options,
+            &lines,
+        )
+        .await;
+        lines.end();
+        report
+    }
+
+    /// The exit code of DESIGN §5; where several apply, the worst word wins.
+    pub fn code(&self, report: &Report) -> u8 {
+        if report.interrupted {
+            Interrupt::code()
+        } else if !report.busy.is_empty() {
+            5
+        } else if self.invalid || is_another_machines(&report.last) {
+            2
+        } else if !report.last.plan.in_sync() {
+            3
+        } else {
+            0
+        }
+    }
+
+    /// Looks, shows what is in the way of a small command, runs it, and says how
+    /// it ended.
+    pub async fn carry_out(&self, guid: Guid, done: &str, already: &str) -> anyhow::Result<u8> {
+        let began = Instant::now();
+        let mut shown = self.look().await;
+        // Of a command everything else stays as it is.
+        let mine = |object: &Object| match object {
+            Object::Datastore | Object::Machine => true,
+            other => other.repository() == Some(guid),
+        };
+        shown.plan.blocked.retain(|object, _| mine(object));
+        if shown.plan.in_sync() && shown.plan.more.is_empty() {
+            anstream::println!("{already}");
+            return Ok(0);
+        }
+        let how = How {
+            only: Some(guid),
+            ..How::default()
+        };
+        let mut report = self.run(&shown, &how).await;
+        report.last.plan.blocked.retain(|object, _| mine(object));
+        report.last.plan.steps.retain(|step| mine(&step.object()));
+        if report.in_sync() {
+            anstream::println!("{done}");
+        } else {
+            anstream::print!("{}", render::report(&report, began.elapsed()));
+        }
+        Ok(self.code(&report))
+    }
+}
+
+/// How a run waits.
+#[derive(Clone, Debug)]
+pub struct How {
+    pub lock_wait: Duration,
+    pub wait: Duration,
+    pub only: Option<Guid>,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self {
+            lock_wait: Duration::from_secs(30),
+            wait: Cx::default().wait,
+            only: None,
+        }
+    }
+}
+
+/// A folder of which not one document could be read.
+fn is_nothing(folder: &Folder) -> bool {
+    let found = &folder.manifests;
+    found.machine.is_none()
+        && found.repositories.is_empty()
+        && found.services.is_empty()
+        && found.routes.is_empty()
+}
+
+/// The folder is meant for a machine of another name.
+pub fn is_another_machines(wave: &Wave) -> bool {
+    let why = wave.plan.blocked.get(&Object::Machine);
+    matches!(why, Some(Blocked::Immutable { .. }))
 }

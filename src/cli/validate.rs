@@ -1,6 +1,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use super::render;
 use crate::manifest;
 
 /// Check a folder of manifests
@@ -19,12 +20,10 @@ pub struct Args {
 pub fn run(args: &Args, default: &Path) -> anyhow::Result<u8> {
     let folder = manifest::load(args.file.as_deref().unwrap_or(default));
     if folder.problems.is_empty() {
-        anstream::print!("{}", folder.render(false, WIDTH));
+        anstream::print!("{}", folder.render(false, render::WIDTH));
         return Ok(0);
     }
     let color = std::io::stderr().is_terminal();
-    anstream::eprint!("{}", folder.render(color, WIDTH));
+    anstream::eprint!("{}", folder.render(color, render::WIDTH));
     Ok(2)
 }
-
-const WIDTH: usize = 80;

@@ -1,27 +1,32 @@
 //! Runs waves: observe → resolve → plan → perform, until the plan is empty.
 //!
-//! A step that fails ends its repository's part of the wave; the next wave is
-//! planned with the failed object as input, so that it and what waits for it are
-//! blocked while everything else goes on.
+//! [`run`] is one pass over everything: the datastore first, then every
+//! repository through waves of its own, side by side, and the routes whenever
+//! one of them has come to rest. [`Reconciler`] is what it is made of; an agent
+//! uses the same pieces one at a time.
 
 mod locks;
+mod reconciler;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
-pub use locks::{Busy, Locks};
+use futures::future::{FutureExt as _, join, join_all};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::host::{Blame, Cx, Done, Host, StepError};
+pub use locks::{Busy, FileLocks, Held, LocalLocks, Lock, Locking, Mode};
+pub use reconciler::{Reconciler, Rest, Shared};
+
+use crate::host::{Cx, Done, Host, Scope, StepError};
 use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Step};
-use crate::plan::{Plan, Tried, plan};
+use crate::plan::{Limits, Plan, Share, plan};
 use crate::resolve::{Ids, Source, resolve};
 
-/// A cold start takes four; more than this is a planner that goes in circles.
-const MOST_WAVES: usize = 24;
-
-/// How often one step may be needed in one run: done, undone by the machine,
-/// done again. The third time it is not drift but a loop.
-const MOST_REPEATS: usize = 2;
+/// How often everything is looked at again after all came to rest: what one
+/// repository does can open a way for another.
+const MOST_ROUNDS: usize = 6;
 
 /// One look, and the plan for it.
 #[derive(Clone, Debug)]
@@ -48,36 +53,61 @@ pub struct Performed {
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Every step, in order.
+    /// Every step, in the order in which they ended.
     pub performed: Vec<Performed>,
     /// The last look, with what is still in the way.
     pub last: Wave,
-    /// How often it looked.
-    pub waves: usize,
+    /// Objects on which another renet worked.
+    pub busy: Vec<(Object, Busy)>,
+    /// Whether it was told to end before it was done.
+    pub interrupted: bool,
 }
 
 impl Report {
     /// Everything is as wanted.
     pub fn in_sync(&self) -> bool {
-        self.last.plan.in_sync()
+        self.last.plan.in_sync() && self.busy.is_empty()
+    }
+}
+
+/// What of a plan was shown before: a run does nothing worse.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// What it costs.
+    pub danger: BTreeSet<Danger>,
+    /// What goes.
+    pub retires: BTreeSet<Object>,
+}
+
+impl Shown {
+    /// What a plan shows.
+    pub fn of(plan: &Plan) -> Self {
+        Self {
+            danger: plan.danger.clone(),
+            retires: plan.retires.clone(),
+        }
     }
 }
 
 /// What a run may do.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The danger of the plan that was shown, where one was: a run with more stops.
-    pub shown: Option<BTreeSet<Danger>>,
+    /// The plan that was shown, where one was: a run with more danger stops.
+    pub shown: Option<Shown>,
     /// What every step is given.
     pub cx: Cx,
+    /// Told to end: it does so before the next step.
+    pub cancel: CancellationToken,
+    /// The one repository that is worked on.
+    pub only: Option<Guid>,
 }
 
 /// Told about every step as it begins and ends.
-pub trait Progress {
+pub trait Progress: Send + Sync {
     /// A step begins.
-    fn begins(&mut self, _desired: &Desired, _step: &Step) {}
+    fn begins(&self, _desired: &Desired, _step: &Step) {}
     /// A step ended.
-    fn ended(&mut self, _desired: &Desired, _performed: &Performed) {}
+    fn ended(&self, _desired: &Desired, _performed: &Performed) {}
 }
 
 /// Tells nobody.
@@ -85,10 +115,10 @@ pub struct Silent;
 impl Progress for Silent {}
 
 /// Looks once and plans, without any lock.
-pub async fn look<H: Host>(host: &H, source: &Source<'_>, ids: &mut Ids, tried: &Tried) -> Wave {
-    let actual = host.observe().await;
-    let desired = resolve(source, &actual, ids, host).await;
-    let plan = plan(&desired, &actual, tried);
+pub async fn look<H: Host>(host: &H, source: &Source, ids: &Ids) -> Wave {
+    let actual = host.observe(Scope::All).await;
+    let desired = resolve(source, &actual, ids, host, Scope::All).await;
+    let plan = plan(&desired, &actual, &Limits::NONE, Share::All);
     Wave {
         desired,
         actual,
@@ -96,104 +126,98 @@ pub async fn look<H: Host>(host: &H, source: &Source<'_>, ids: &mut Ids, tried: 
     }
 }
 
-/// Runs until nothing is left to do, or nothing more can be done. The caller
-/// holds the locks.
-pub async fn run<H: Host>(
+/// Runs until nothing is left to do, or nothing more can be done.
+pub async fn run<H: Host, L: Locking>(
     host: &H,
-    source: &Source<'_>,
-    ids: &mut Ids,
+    locks: &L,
+    source: &Source,
+    ids: &Ids,
     options: &Options,
-    progress: &mut impl Progress,
+    progress: &dyn Progress,
 ) -> Report {
-    let mut tried = Tried::new();
-    let mut performed = Vec::new();
-    let mut repeats: BTreeMap<String, usize> = BTreeMap::new();
-    let mut first: Option<Actual> = None;
-    let mut bound = options.shown.clone();
-    let mut waves = 0;
-    loop {
-        let mut wave = look(host, source, ids, &tried).await;
-        waves += 1;
-        let first = first.get_or_insert_with(|| wave.actual.clone());
-        let danger = wave.plan.danger_against(first);
-        // Without a shown plan the first locked one is the bound.
-        let bound = bound.get_or_insert_with(|| wave.plan.danger.clone());
-        let beyond: BTreeSet<Guid> = danger
+    let shared = Shared::default();
+    let reconciler = Reconciler {
+        host,
+        locks,
+        source,
+        ids,
+        options,
+        progress,
+        shared: &shared,
+    };
+    let mut retires: Option<BTreeSet<Object>> =
+        options.shown.as_ref().map(|shown| shown.retires.clone());
+    for _ in 0..MOST_ROUNDS {
+        let done = shared.performed();
+        reconciler.base().await;
+        let wave = reconciler.survey(retires.as_ref()).await;
+        let retires = retires.get_or_insert_with(|| wave.plan.retires.clone());
+        if !shared.is_open() || options.cancel.is_cancelled() || wave.plan.steps.is_empty() {
+            break;
+        }
+        reconciler.everything(&wave, retires).await;
+        if shared.performed() == done {
+            break;
+        }
+    }
+    let last = reconciler.survey(retires.as_ref()).await;
+    shared.report(last)
+}
+
+impl<H: Host, L: Locking> Reconciler<'_, H, L> {
+    /// Every repository with something to do, side by side, and the routes
+    /// whenever one of them has come to rest.
+    async fn everything(&self, wave: &Wave, retires: &BTreeSet<Object>) {
+        let work: BTreeSet<Guid> = wave
+            .plan
+            .steps
             .iter()
-            .filter(|danger| !danger.is_within(bound))
-            .map(Danger::repository)
+            .filter_map(|step| step.object().repository())
+            .filter(|guid| self.options.only.is_none_or(|only| only == *guid))
             .collect();
-        for guid in &beyond {
-            wave.plan
-                .blocked
-                .insert(Object::Repository(*guid), Blocked::NotShown);
-        }
-        wave.plan.steps.retain(|step| {
-            step.object()
-                .repository()
-                .is_none_or(|guid| !beyond.contains(&guid))
-        });
-        if wave.plan.steps.is_empty() || waves >= MOST_WAVES {
-            return Report {
-                performed,
-                last: wave,
-                waves,
-            };
-        }
-        let mut stopped: BTreeSet<Guid> = BTreeSet::new();
-        for step in &wave.plan.steps {
-            let object = step.object();
-            if step
-                .repository()
-                .is_some_and(|guid| stopped.contains(&guid))
-            {
-                continue;
-            }
-            let count = repeats.entry(format!("{object:?} {step}")).or_default();
-            *count += 1;
-            let began = Instant::now();
-            let outcome = if *count > MOST_REPEATS {
-                Err(StepError::machine(
-                    "it was done in this run and did not last",
-                ))
-            } else {
-                progress.begins(&wave.desired, step);
-                host.perform(step, &options.cx).await
-            };
-            let one = Performed {
-                step: step.clone(),
-                outcome,
-                took: began.elapsed(),
-            };
-            progress.ended(&wave.desired, &one);
-            let failure = one.outcome.as_ref().err().cloned();
-            performed.push(one);
-            let Some(error) = failure else { continue };
-            tracing::warn!(step = %step, %error, "step failed");
-            if error.blame == Blame::Revision
-                && let Some(note) = step.on_error()
-                && let Err(error) = host.perform(&note, &options.cx).await
-            {
-                tracing::warn!(step = %note, %error, "could not note the failed revision");
-            }
-            let why = Blocked::StepFailed {
-                step: step
-                    .to_string()
-                    .split("  ")
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-                error: error.to_string(),
-            };
-            tried.insert(object.clone(), why);
-            match object.repository() {
-                Some(guid) => {
-                    stopped.insert(guid);
+        self.shared.busy(&work);
+        let (rested, all_done) = (Notify::new(), CancellationToken::new());
+        let repositories = async {
+            join_all(work.iter().map(async |guid| {
+                let worked = AssertUnwindSafe(self.repository(*guid, retires));
+                if let Err(panic) = worked.catch_unwind().await {
+                    self.shared.crashed(*guid, &words(&*panic));
                 }
-                // Everything else stands on the datastore.
-                None if object == Object::Datastore => break,
-                None => {}
+                rested.notify_one();
+            }))
+            .await;
+            all_done.cancel();
+        };
+        let routes = async {
+            if self.options.only.is_none() {
+                self.routes(retires).await;
             }
-        }
+            loop {
+                tokio::select! {
+                    biased;
+                    () = rested.notified() => self.routes(retires).await,
+                    () = all_done.cancelled() => break,
+                }
+            }
+        };
+        join(repositories, routes).await;
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "without a word".to_owned())
+}
+
+/// A failure as the public list has it.
+fn failed(step: &Step, error: &StepError) -> Blocked {
+    let text = step.to_string();
+    Blocked::StepFailed {
+        step: text.split("  ").next().unwrap_or_default().to_owned(),
+        error: error.to_string(),
     }
 }

@@ -8,7 +8,9 @@ pub mod sim;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,13 +19,35 @@ use crate::model::{Actual, Digest, FileSet, Guid, Name, RelPath, Step};
 
 /// A machine: what it is, and the one way to change it.
 pub trait Host: ComposeDoor + Send + Sync {
-    /// Looks at everything. Never fails as a whole: each part says for itself
-    /// whether it was seen. Looking starts nothing.
-    fn observe(&self) -> impl Future<Output = Actual> + Send;
+    /// Looks at what is in scope. Never fails as a whole: each part says for
+    /// itself whether it was seen. Looking starts nothing.
+    fn observe(&self, scope: Scope) -> impl Future<Output = Actual> + Send;
 
     /// Performs one step. A step that fails frees what it itself opened.
     fn perform(&self, step: &Step, cx: &Cx)
     -> impl Future<Output = Result<Done, StepError>> + Send;
+}
+
+/// How much is looked at. The datastore, all records, images and routes always are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything of every repository.
+    All,
+    /// Everything of this one; of others their records and images.
+    Repository(Guid),
+    /// Of every repository its record and image.
+    Records,
+}
+
+impl Scope {
+    /// Whether everything of the repository is looked at.
+    pub fn covers(self, guid: Guid) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Repository(only) => only == guid,
+            Scope::Records => false,
+        }
+    }
 }
 
 /// What a step is given besides itself.
@@ -31,6 +55,9 @@ pub trait Host: ComposeDoor + Send + Sync {
 pub struct Cx {
     /// How long a `Wait` may take.
     pub wait: Duration,
+    /// Descriptors of locks, which short programs inherit: so that none of them
+    /// outlives its lock.
+    pub locks: Vec<Arc<File>>,
 }
 
 impl Default for Cx {
@@ -39,6 +66,7 @@ impl Default for Cx {
             // Docker's own default: three health checks, 30 s apart, fit nowhere;
             // a minute is what `docker compose up --wait` users expect.
             wait: Duration::from_secs(60),
+            locks: Vec::new(),
         }
     }
 }
@@ -59,6 +87,8 @@ pub enum Blame {
     Machine,
     /// In the revision that was applied: it is remembered and not tried again.
     Revision,
+    /// Somebody else was quicker: what is to be done has to be found out again.
+    Race,
 }
 
 /// A step that failed: which program, and its own words.
@@ -73,6 +103,14 @@ pub struct StepError {
 }
 
 impl StepError {
+    /// Somebody else was quicker.
+    pub fn race(message: impl Into<String>) -> Self {
+        Self {
+            blame: Blame::Race,
+            ..Self::machine(message)
+        }
+    }
+
     /// A failure that renet found by itself.
     pub fn machine(message: impl Into<String>) -> Self {
         Self {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use super::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, StepError};
+use super::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, Scope, StepError};
 use crate::model::{
     Actual, ContainerState, Daemon, Digest, Guid, Health, Made, Name, Part, Repository, Step,
     Volume, refines,
@@ -85,7 +85,7 @@ pub fn veil(actual: &mut Actual) {
         return;
     };
     for repo in all.values_mut() {
-        let image = !repo.storage.file.is_absent();
+        let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
         if repo.storage.mount.known().is_none() {
             fn close<T>(image: bool, part: &mut Part<T>) {
                 *part = if image { Part::Hidden } else { Part::Absent };
@@ -100,6 +100,17 @@ pub fn veil(actual: &mut Actual) {
         }
     }
     all.retain(|_, repo| !repo.is_nothing());
+}
+
+/// What is seen of a repository that is not in scope.
+fn outline(repo: &mut Repository) {
+    repo.storage.device = Part::Hidden;
+    repo.storage.mount = Part::Hidden;
+    repo.slots = Part::Hidden;
+    repo.files = Part::Hidden;
+    repo.daemon = Part::Hidden;
+    repo.images = Part::Hidden;
+    repo.containers = Part::Hidden;
 }
 
 /// The simulated host.
@@ -422,8 +433,14 @@ impl World {
 }
 
 impl Host for SimHost {
-    async fn observe(&self) -> Actual {
-        self.world().seen()
+    async fn observe(&self, scope: Scope) -> Actual {
+        let mut seen = self.world().seen();
+        for (guid, repo) in seen.repositories.known_mut().into_iter().flatten() {
+            if !scope.covers(*guid) {
+                outline(repo);
+            }
+        }
+        seen
     }
 
     async fn perform(&self, step: &Step, _cx: &Cx) -> Result<Done, StepError> {

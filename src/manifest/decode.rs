@@ -7,8 +7,8 @@ use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source};
 use super::root::Root;
 use super::tree::{Kind, Node, duplicates};
-use super::{Machine, MachineDatastore, Proxy, Repository, Route, Service};
-use crate::model::{HostName, Name, NetworkId, RelPath, RunState, Size};
+use super::{Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service};
+use crate::model::{DeletionPolicy, HostName, Name, NetworkId, RelPath, RunState, Size};
 
 const KINDS: [&str; 4] = ["Machine", "Repository", "Service", "Route"];
 const API: &str = "renet/v1";
@@ -107,12 +107,18 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     });
     let metadata = fields.required_map("metadata", "`metadata: { name: … }`");
     let mut at = fields.place("kind");
+    let (mut moved_from, mut at_moved) = (None, None);
     let name = metadata.and_then(|metadata| {
         let name = metadata.required("name", "`name:`", text::<Name>);
         if name.is_some() {
             at = metadata.place("name");
         }
         metadata.texts("labels");
+        if let Some(annotations) = metadata.map("annotations") {
+            moved_from = annotations.optional("renet/moved-from", moved);
+            at_moved = Some(annotations.place("renet/moved-from"));
+            annotations.finish();
+        }
         metadata.finish();
         name
     });
@@ -122,6 +128,16 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         fields.finish();
         return None;
     };
+    if kind != "Repository"
+        && moved_from.is_some()
+        && let Some(place) = at_moved
+    {
+        report.at(
+            &place,
+            format!("`renet/moved-from` is for repositories, this is a {kind}"),
+            "remove it: under another name this is another object",
+        );
+    }
     let mut found = Found {
         kind,
         name,
@@ -140,7 +156,12 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     let document = fields.required_map("spec", cure).and_then(|spec| {
         let document = match kind {
             "Machine" => machine(&spec, found.name.as_ref()).map(Document::Machine),
-            "Repository" => repository(&spec, &mut found).map(Document::Repository),
+            "Repository" => repository(&spec, &mut found)
+                .map(|repository| Repository {
+                    moved_from,
+                    ..repository
+                })
+                .map(Document::Repository),
             "Service" => service(&spec, &mut found, context).map(Document::Service),
             _ => route(&spec, &mut found).map(Document::Route),
         };
@@ -229,6 +250,15 @@ fn repository(spec: &Fields, found: &mut Found) -> Option<Repository> {
         NetworkId::try_from(id).map_err(|error| error.to_string())
     });
     let guid = spec.optional("guid", text);
+    let deletion_policy = spec.optional("deletionPolicy", |node| match node.text() {
+        Some("Retain") => Ok(DeletionPolicy::Retain),
+        Some("Delete") => Ok(DeletionPolicy::Delete),
+        _ => Err("write Retain or Delete".into()),
+    });
+    let protected = spec.optional("protected", |node| match node.kind {
+        Kind::Bool(protected) => Ok(protected),
+        _ => Err("write true or false".into()),
+    });
     for field in ["networkId", "guid"] {
         found.places.insert(field, spec.place(field));
     }
@@ -239,7 +269,17 @@ fn repository(spec: &Fields, found: &mut Found) -> Option<Repository> {
         state: state.unwrap_or_default(),
         guid,
         network_id,
+        deletion_policy: deletion_policy.unwrap_or_default(),
+        protected: protected.unwrap_or_default(),
+        moved_from: None,
     })
+}
+
+fn moved(node: &Node) -> Result<MovedFrom, String> {
+    match node.text() {
+        Some("none") => Ok(MovedFrom::Nothing),
+        _ => text(node).map(MovedFrom::Name),
+    }
 }
 
 fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {

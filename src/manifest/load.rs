@@ -13,10 +13,11 @@ use crate::model::RelPath;
 pub fn load(folder: &Path) -> Folder {
     let source = absolute(folder);
     let mut files = 0;
+    let mut empty = false;
     let mut manifests = Manifests::default();
     let report = Report::default();
     match open(&source, folder) {
-        Ok(root) => manifests = read(&root, folder, &mut files, &report),
+        Ok(root) => manifests = read(&root, folder, &mut files, &mut empty, &report),
         Err(problem) => report.push(*problem),
     }
     let mut problems = report.into_problems();
@@ -29,6 +30,7 @@ pub fn load(folder: &Path) -> Folder {
         source,
         manifests,
         problems,
+        empty,
         files,
     }
 }
@@ -84,7 +86,13 @@ struct Stranger {
     problem: Problem,
 }
 
-fn read(root: &Root, given: &Path, files: &mut usize, report: &Report) -> Manifests {
+fn read(
+    root: &Root,
+    given: &Path,
+    files: &mut usize,
+    empty: &mut bool,
+    report: &Report,
+) -> Manifests {
     let mut paths = Vec::new();
     let mut complete = walk(root, None, &mut paths, report);
     let mut strangers = Vec::new();
@@ -166,6 +174,7 @@ fn read(root: &Root, given: &Path, files: &mut usize, report: &Report) -> Manife
         }
     }
     if all.is_empty() && report.count() == 0 {
+        *empty = true;
         report.push(Problem::of_file(
             given.to_owned(),
             format!("no manifests found in `{}`", given.display()),

@@ -23,7 +23,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::model::{FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size};
+use crate::model::{
+    DeletionPolicy, FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size,
+};
 
 pub use load::load;
 pub use problem::Problem;
@@ -37,6 +39,8 @@ pub struct Folder {
     pub manifests: Manifests,
     /// What is wrong with the others.
     pub problems: Vec<Problem>,
+    /// The folder could be read and holds no manifest at all.
+    pub empty: bool,
     /// How many manifest files were read.
     pub files: usize,
 }
@@ -101,6 +105,21 @@ pub struct Repository {
     pub guid: Option<Guid>,
     /// Its network, where the manifest fixes it.
     pub network_id: Option<NetworkId>,
+    /// What becomes of its data when the manifest goes.
+    pub deletion_policy: DeletionPolicy,
+    /// Whether it may not be deleted.
+    pub protected: bool,
+    /// What it was called before, where it was renamed.
+    pub moved_from: Option<MovedFrom>,
+}
+
+/// The annotation `renet/moved-from`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MovedFrom {
+    /// It is new, whatever else is no longer declared.
+    Nothing,
+    /// It was called so before.
+    Name(Name),
 }
 
 /// Kind `Service`: one compose project.

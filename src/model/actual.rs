@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
@@ -13,6 +14,8 @@ use super::{
 /// part says for itself whether it was seen (see [`Part`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
+    /// When it was looked.
+    pub now: Timestamp,
     /// The datastore.
     pub datastore: Datastore,
     /// The machine's record. Hidden while the datastore is closed.
@@ -54,6 +57,10 @@ pub struct Repository {
     pub mirror: Part<Slots>,
     /// Its image, device and mount.
     pub storage: Storage,
+    /// Its image in the trash, with its apparent size.
+    pub trash: Part<Size>,
+    /// Without a record: the network on which a daemon of ours runs for it.
+    pub stray_network: Option<NetworkId>,
     /// The slots inside the image. Hidden while it is closed.
     pub slots: Part<Slots>,
     /// The files that renet wrote, by project. Hidden while it is closed.
@@ -84,6 +91,23 @@ pub struct FileSeen {
     pub executable: bool,
     /// Its text, where it is short UTF-8: for the diff that people read.
     pub text: Option<Arc<str>>,
+}
+
+impl FileSeen {
+    /// The longest text that a diff shows, in bytes.
+    const LONGEST_TEXT: usize = 64 * 1024;
+
+    /// A file as it would be seen.
+    pub fn of(bytes: &[u8], executable: bool) -> Self {
+        let text = (bytes.len() <= Self::LONGEST_TEXT)
+            .then(|| std::str::from_utf8(bytes).ok().map(Arc::from))
+            .flatten();
+        Self {
+            digest: Digest::of(bytes),
+            executable,
+            text,
+        }
+    }
 }
 
 /// A Docker daemon, or what one left.
@@ -302,6 +326,7 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         part(&format!("{guid} record"), &o.record, &p.record)?;
         part(&format!("{guid} mirror"), &o.mirror, &p.mirror)?;
         storage(&guid.to_string(), &o.storage, &p.storage)?;
+        part(&format!("{guid} trash"), &o.trash, &p.trash)?;
         part(&format!("{guid} slots"), &o.slots, &p.slots)?;
         part(&format!("{guid} files"), &o.files, &p.files)?;
         part(&format!("{guid} daemon"), &o.daemon, &p.daemon)?;

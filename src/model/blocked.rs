@@ -1,8 +1,9 @@
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Guid, Name, NetworkId, Size};
+use super::{Guid, Name, NetworkId, Size, Suspension};
 
 /// What a plan is made for: everything that has steps or a reason to have none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -98,11 +99,48 @@ pub enum Blocked {
     },
     /// More danger than what was shown.
     NotShown,
+    /// One repository is no longer declared and another is new: perhaps the same.
+    PossibleRename {
+        /// Those that are no longer declared.
+        old: Vec<Name>,
+        /// The new ones.
+        new: Vec<Name>,
+    },
+    /// So much would be retired at once that this very plan must be confirmed.
+    PruneBlocked {
+        /// How many objects would be retired.
+        retired: usize,
+        /// How many the source owns.
+        owned: usize,
+        /// The plan's digest, its first digits.
+        confirm: String,
+    },
+    /// It may not be deleted.
+    Protected,
+    /// It was deleted by a command, and stays so.
+    Deleted {
+        /// When.
+        at: Timestamp,
+        /// By whom.
+        by: String,
+    },
+    /// Its time was over.
+    Expired {
+        /// When it ended.
+        at: Timestamp,
+    },
+    /// It was told to be left alone.
+    Suspended(Suspension),
     /// A step was planned that cannot be done. Never public: a bug of the planner.
     NotReady(String),
 }
 
 impl Blocked {
+    /// What was told to be so is no difference.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self, Blocked::Suspended(_) | Blocked::Expired { .. })
+    }
+
     /// The reason's name, as it is shown and documented.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -120,6 +158,12 @@ impl Blocked {
             Blocked::NoRoom { .. } => "NoRoom",
             Blocked::OwnedElsewhere { .. } => "OwnedElsewhere",
             Blocked::NotShown => "NotShown",
+            Blocked::PossibleRename { .. } => "PossibleRename",
+            Blocked::PruneBlocked { .. } => "PruneBlocked",
+            Blocked::Protected => "Protected",
+            Blocked::Deleted { .. } => "Deleted",
+            Blocked::Expired { .. } => "Expired",
+            Blocked::Suspended(_) => "Suspended",
             Blocked::NotReady(_) => "NotReady",
         }
     }
@@ -134,7 +178,10 @@ impl fmt::Display for Blocked {
                 for image in images {
                     write!(f, " {image}")?;
                 }
-                f.write_str("; give the manifest `guid:` to take one over, or move it away")
+                f.write_str(
+                    "; give the manifest `guid:` to take one over, or run \
+                     `renet repository adopt --name GUID --as NAME`",
+                )
             }
             Blocked::Immutable { field, is, wanted } => write!(
                 f,
@@ -160,7 +207,53 @@ impl fmt::Display for Blocked {
             Blocked::NoRoom { wanted, free } => {
                 write!(f, "no room: {wanted} wanted, {free} free")
             }
-            Blocked::OwnedElsewhere { owner } => write!(f, "belongs to {owner}"),
+            Blocked::OwnedElsewhere { owner } => write!(
+                f,
+                "belongs to {owner}; `renet apply --take-over` moves it here"
+            ),
+            Blocked::PossibleRename { old, new } => {
+                let list = |names: &[Name]| {
+                    let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+                    names.join(", ")
+                };
+                write!(
+                    f,
+                    "{} is no longer declared and {} is new: if that is a rename, say \
+                     `annotations: {{ renet/moved-from: {} }}` in the new one's metadata, \
+                     else `annotations: {{ renet/moved-from: none }}`",
+                    list(old),
+                    list(new),
+                    old.first().map_or("OLD", Name::as_str)
+                )
+            }
+            Blocked::PruneBlocked {
+                retired,
+                owned,
+                confirm,
+            } => write!(
+                f,
+                "{retired} of the {owned} objects of this folder would go at once; if that is meant: \
+                 renet apply --prune --confirm {confirm}"
+            ),
+            Blocked::Protected => f.write_str(
+                "it is protected: `protected: false` in its manifest, applied before, lifts that",
+            ),
+            Blocked::Deleted { at, by } => write!(
+                f,
+                "deleted {at} by {by}; `renet repository restore` brings it back, \
+                 `renet resume` makes a new one"
+            ),
+            Blocked::Expired { at } => write!(f, "its time ended {at}; `renet resume` makes a new one"),
+            Blocked::Suspended(suspension) => {
+                write!(f, "suspended by {}", suspension.by)?;
+                if let Some(until) = suspension.until {
+                    write!(f, " until {until}")?;
+                }
+                if let Some(reason) = &suspension.reason {
+                    write!(f, ": {reason}")?;
+                }
+                f.write_str("; `renet resume` lifts it")
+            }
             Blocked::NotShown => {
                 f.write_str("would do more harm than the plan that was shown; run again to see it")
             }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    Blocked, Digest, FileSet, Guid, HostName, Name, NetworkId, Object, Owner, Size, Slot, Slots,
+    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Guid, HostName, Name, NetworkId,
+    Object, Owner, Size, Slot, Slots, Suspension, Tombstone,
 };
 
 /// What the machine should be, with nothing left open: every id, slot and hash
@@ -30,8 +31,71 @@ pub struct Desired {
     pub unresolved: Vec<(Object, Blocked)>,
     /// What each guid of this machine is called.
     pub names: BTreeMap<Guid, Name>,
+    /// What commands ask of single repositories.
+    pub acts: BTreeMap<Guid, Act>,
+    /// What was asked for besides.
+    pub asked: Asked,
+}
+
+/// What whoever runs it asks for besides the manifests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
     /// Failed revisions are tried again.
     pub retry: bool,
+    /// What another source declares becomes this one's.
+    pub take_over: bool,
+    /// Whether what the source made and no longer declares is retired.
+    pub prune: Prune,
+}
+
+/// Whether what a source made and no longer declares is retired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Prune {
+    /// It stays, and is named.
+    #[default]
+    Keep,
+    /// It stays: not every manifest could be read.
+    Incomplete,
+    /// It goes. The digest confirms a plan that retires much.
+    Retire(Option<Digest>),
+}
+
+/// What a command asks of one repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Leave it alone.
+    Suspend(Suspension),
+    /// Leave one of its projects alone.
+    SuspendProject(Name, Suspension),
+    /// No longer leave it alone; for a deleted one, make a new one.
+    Resume,
+    /// No longer leave one of its projects alone.
+    ResumeProject(Name),
+    /// Mounted, with its daemon.
+    Up,
+    /// Nothing runs; with `close` it is closed too. A managed one is suspended.
+    Down {
+        /// Who said so.
+        suspension: Suspension,
+        /// Whether it is closed too.
+        close: bool,
+    },
+    /// Into the trash; with a permit it is destroyed at once.
+    Delete {
+        /// Who said so.
+        stone: Tombstone,
+        /// Leave to destroy it at once.
+        permit: Option<DataLossPermit>,
+    },
+    /// Back from the trash, closed and unmanaged.
+    Restore,
+    /// An image without a record gets one.
+    Adopt {
+        /// What it is called.
+        name: Name,
+        /// Its network.
+        network: NetworkId,
+    },
 }
 
 /// The datastore as wanted.
@@ -77,8 +141,16 @@ pub struct RepositorySpec {
     pub size: Size,
     /// What it should be doing.
     pub state: RunState,
+    /// What becomes of its data when its manifest goes.
+    pub policy: DeletionPolicy,
+    /// Whether it may not be deleted.
+    pub protected: bool,
+    /// Its manifest says that it is no other repository under a new name.
+    pub is_new: bool,
     /// Every service's slot.
     pub slots: Slots,
+    /// The names of all projects that manifests declare, resolved or not.
+    pub declared: BTreeSet<Name>,
     /// Its projects; those that could not be resolved are missing here and
     /// stand in [`Desired::unresolved`].
     pub projects: BTreeMap<Name, Arc<ProjectSpec>>,

@@ -25,6 +25,21 @@ impl Digest {
         Self(hex(&hasher.finalize()))
     }
 
+    /// A digest of the first digits alone, which a person can type.
+    pub fn shortened(&self) -> Self {
+        Self(self.short().to_owned())
+    }
+
+    /// Whether a person may have typed a shortened digest.
+    pub fn is_short(text: &str) -> bool {
+        text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    /// What a person typed.
+    pub fn typed(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// All 64 digits.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -76,6 +76,16 @@ impl Layout {
         self.repositories().join(format!(".new-{guid}"))
     }
 
+    /// The images of deleted repositories.
+    pub fn trash_folder(&self) -> PathBuf {
+        self.repositories().join(".trash")
+    }
+
+    /// A deleted repository's image.
+    pub fn trash(&self, guid: Guid) -> PathBuf {
+        self.trash_folder().join(guid.to_string())
+    }
+
     /// The folder of mount points.
     pub fn mounts(&self) -> PathBuf {
         self.datastore().join("mounts")

@@ -11,6 +11,7 @@ mod files;
 mod ids;
 mod layout;
 mod part;
+mod permit;
 mod record;
 mod size;
 mod step;
@@ -22,8 +23,8 @@ pub use actual::{
 };
 pub use blocked::{Blocked, Object};
 pub use desired::{
-    DatastoreSpec, Desired, ProjectSpec, ProxySpec, RepositorySpec, RouteSpec, RunState,
-    ServiceSpec,
+    Act, Asked, DatastoreSpec, Desired, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec,
+    RunState, ServiceSpec,
 };
 pub use digest::Digest;
 pub use files::{FileEntry, FileSet};
@@ -32,7 +33,11 @@ pub use ids::{
 };
 pub use layout::Layout;
 pub use part::{Part, Stop};
-pub use record::{MachineRecord, Owner, Patch, Record, RouteRecord, slots_from_json, slots_json};
+pub use permit::DataLossPermit;
+pub use record::{
+    DeletionPolicy, Gone, MachineRecord, Owner, Patch, Record, RouteRecord, Suspension, Tombstone,
+    slots_from_json, slots_json,
+};
 pub use size::Size;
 pub use step::{Danger, Step};
 pub use storage::{Mount, Storage, Volume};

@@ -2,6 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use jiff::Timestamp;
+
 use super::{Digest, HostName, Name, NetworkId, Slots};
 
 /// Which source declares an object, and as what.
@@ -31,9 +33,122 @@ pub struct Record {
     /// Revisions that failed, by project.
     #[serde(default)]
     pub failed: BTreeMap<Name, Digest>,
+    /// What becomes of the data when the manifest goes.
+    #[serde(default)]
+    pub policy: DeletionPolicy,
+    /// Whether it may not be deleted.
+    #[serde(default)]
+    pub protected: bool,
+    /// Told to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
+    /// Projects that were told to be left alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub suspended_projects: BTreeMap<Name, Suspension>,
+    /// When it deletes itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Deleted: its image is in the trash, or on its way there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<Tombstone>,
     /// Fields of a newer renet, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
+}
+
+impl Record {
+    /// A new repository's record.
+    pub fn new(name: Name, network: NetworkId) -> Self {
+        Self {
+            name,
+            network,
+            owner: None,
+            created: false,
+            projects: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            policy: DeletionPolicy::default(),
+            protected: false,
+            suspended: None,
+            suspended_projects: BTreeMap::new(),
+            expires: None,
+            deleted: None,
+            other: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it is alive: a deleted one holds its network, but not its name.
+    pub fn is_live(&self) -> bool {
+        self.deleted.is_none()
+    }
+
+    /// The network that it keeps from others, which a purged one does not.
+    pub fn holds_network(&self) -> Option<NetworkId> {
+        let purged = self.deleted.as_ref().is_some_and(|stone| stone.purged);
+        (!purged).then_some(self.network)
+    }
+}
+
+/// What becomes of a repository's data when its manifest goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DeletionPolicy {
+    /// The repository is closed and left, unmanaged.
+    #[default]
+    Retain,
+    /// The image goes to the trash.
+    Delete,
+}
+
+/// Somebody said that an object is to be left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// Who: the user, and the command.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; without it until it is lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Suspension {
+    /// Whether it holds at that time.
+    pub fn holds_at(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// What is left of a deleted repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// When it was deleted.
+    pub at: Timestamp,
+    /// By whom: the user and the command, or the source that no longer declares it.
+    pub by: String,
+    /// Why.
+    pub why: Gone,
+    /// When its image may be destroyed.
+    pub due: Timestamp,
+    /// Whether a manifest of its name stays without a repository, until somebody
+    /// restores this one or asks for a new one.
+    #[serde(default)]
+    pub held: bool,
+    /// Whether its image was destroyed.
+    #[serde(default)]
+    pub purged: bool,
+}
+
+/// Why a repository was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gone {
+    /// Its manifest went; when it comes back, so does the repository.
+    Pruned,
+    /// A command said so.
+    Command,
+    /// Its time was over.
+    Expired,
 }
 
 /// One change of a record. Applying it twice changes nothing the second time.
@@ -41,8 +156,26 @@ pub struct Record {
 pub enum Patch {
     /// The source declares this repository now.
     Claim(Owner),
+    /// No source declares it any more.
+    Release,
+    /// It is called so now.
+    Rename(Name),
     /// The image was committed.
     Created,
+    /// What becomes of the data when the manifest goes.
+    Policy(DeletionPolicy),
+    /// Whether it may be deleted.
+    Protect(bool),
+    /// Told to be left alone, or no longer.
+    Suspend(Option<Suspension>),
+    /// A project is told to be left alone, or no longer.
+    SuspendProject(Name, Option<Suspension>),
+    /// Deleted, or brought back.
+    Delete(Option<Tombstone>),
+    /// A manifest of its name gets a new repository.
+    Unhold,
+    /// The image was destroyed: the network is free.
+    Purged,
     /// renet starts and stops this project.
     OwnProject(Name),
     /// renet took this project down for good.
@@ -58,12 +191,36 @@ impl Patch {
     pub fn apply(&self, record: &mut Record) {
         match self {
             Patch::Claim(owner) => record.owner = Some(owner.clone()),
+            Patch::Release => record.owner = None,
+            Patch::Rename(name) => record.name = name.clone(),
             Patch::Created => record.created = true,
+            Patch::Policy(policy) => record.policy = *policy,
+            Patch::Protect(protected) => record.protected = *protected,
+            Patch::Suspend(suspension) => record.suspended = suspension.clone(),
+            Patch::SuspendProject(project, Some(suspension)) => {
+                let all = &mut record.suspended_projects;
+                all.insert(project.clone(), suspension.clone());
+            }
+            Patch::SuspendProject(project, None) => {
+                record.suspended_projects.remove(project);
+            }
+            Patch::Delete(stone) => record.deleted = stone.clone(),
+            Patch::Unhold => {
+                if let Some(stone) = &mut record.deleted {
+                    stone.held = false;
+                }
+            }
+            Patch::Purged => {
+                if let Some(stone) = &mut record.deleted {
+                    stone.purged = true;
+                }
+            }
             Patch::OwnProject(project) => {
                 record.projects.insert(project.clone());
             }
             Patch::DisownProject(project) => {
                 record.projects.remove(project);
+                record.failed.remove(project);
             }
             Patch::Failed(project, hash) => {
                 record.failed.insert(project.clone(), hash.clone());
@@ -78,9 +235,23 @@ impl Patch {
     pub fn holds(&self, record: &Record) -> bool {
         match self {
             Patch::Claim(owner) => record.owner.as_ref() == Some(owner),
+            Patch::Release => record.owner.is_none(),
+            Patch::Rename(name) => record.name == *name,
             Patch::Created => record.created,
+            Patch::Policy(policy) => record.policy == *policy,
+            Patch::Protect(protected) => record.protected == *protected,
+            Patch::Suspend(suspension) => record.suspended == *suspension,
+            Patch::SuspendProject(project, suspension) => {
+                record.suspended_projects.get(project) == suspension.as_ref()
+            }
+            // The first word stands: saying it again moves no date.
+            Patch::Delete(stone) => record.deleted.is_some() == stone.is_some(),
+            Patch::Unhold => record.deleted.as_ref().is_none_or(|stone| !stone.held),
+            Patch::Purged => record.deleted.as_ref().is_none_or(|stone| stone.purged),
             Patch::OwnProject(project) => record.projects.contains(project),
-            Patch::DisownProject(project) => !record.projects.contains(project),
+            Patch::DisownProject(project) => {
+                !record.projects.contains(project) && !record.failed.contains_key(project)
+            }
             Patch::Failed(project, hash) => record.failed.get(project) == Some(hash),
             Patch::Passed(project) => !record.failed.contains_key(project),
         }

@@ -6,9 +6,13 @@
 //! is a bug, the others are noted and take effect on the scratch copy. There is
 //! no diffing code: an empty plan is what converged means.
 
+mod datastore;
+mod repository;
+mod retire;
 mod routes;
 mod script;
 
+pub use retire::GRACE;
 pub use routes::table;
 pub use script::plan;
 
@@ -21,6 +25,54 @@ use crate::model::{
 /// Objects on which a step failed in this run, and how.
 pub type Tried = BTreeMap<Object, Blocked>;
 
+/// What earlier waves of the same run, or other runs, say about this one.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    /// Objects on which a step failed in this run.
+    pub tried: &'a Tried,
+    /// What the first wave of this run retires: later ones retire nothing else.
+    pub retires: Option<&'a BTreeSet<Object>>,
+    /// What is blocked by plans for other shares.
+    pub standing: &'a BTreeMap<Object, Blocked>,
+    /// Repositories that somebody works on.
+    pub busy: &'a BTreeSet<Guid>,
+}
+
+impl Limits<'_> {
+    /// No earlier wave, nothing else going on.
+    pub const NONE: Limits<'static> = Limits {
+        tried: &BTreeMap::new(),
+        retires: None,
+        standing: &BTreeMap::new(),
+        busy: &BTreeSet::new(),
+    };
+}
+
+/// What a plan is made for. Shares can be planned and performed side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Share {
+    /// Everything.
+    All,
+    /// The datastore and the machine's record, on which everything stands.
+    Base,
+    /// One repository with its projects.
+    Repository(Guid),
+    /// The routes and the proxy.
+    Routes,
+}
+
+impl Share {
+    /// Whether the object belongs to it.
+    pub fn covers(self, object: &Object) -> bool {
+        match self {
+            Share::All => true,
+            Share::Base => matches!(object, Object::Datastore | Object::Machine),
+            Share::Repository(guid) => object.repository() == Some(guid),
+            Share::Routes => matches!(object, Object::Route(_) | Object::Proxy),
+        }
+    }
+}
+
 /// What would be done, in order, and why nothing is done for the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -32,6 +84,8 @@ pub struct Plan {
     pub more: BTreeSet<Object>,
     /// What it costs.
     pub danger: BTreeSet<Danger>,
+    /// Objects that go because no manifest names them any more.
+    pub retires: BTreeSet<Object>,
     /// Things in sync that deserve a word.
     pub notes: Vec<(Object, String)>,
 }
@@ -39,7 +93,16 @@ pub struct Plan {
 impl Plan {
     /// Nothing to do and nothing in the way.
     pub fn in_sync(&self) -> bool {
-        self.steps.is_empty() && self.blocked.is_empty()
+        self.steps.is_empty() && self.blocked.values().all(Blocked::is_quiet)
+    }
+
+    /// The repositories whose data would go to the trash: each is to be confirmed
+    /// by its name.
+    pub fn discards(&self) -> impl Iterator<Item = Guid> {
+        self.danger.iter().filter_map(|danger| match danger {
+            Danger::Discards(guid) => Some(*guid),
+            _ => None,
+        })
     }
 
     /// The danger that counts against `first`, the first locked look: what was
@@ -52,6 +115,7 @@ impl Plan {
                     may_have_run(first, *guid, project, service)
                 }
                 Danger::StopsUnseen(guid) => any_may_have_run(first, *guid),
+                Danger::Discards(guid) => was_there(first, *guid),
             })
             .cloned()
             .collect()
@@ -75,6 +139,14 @@ fn may_have_run(actual: &Actual, guid: Guid, project: &Name, service: &str) -> b
             .is_some_and(|container| container.state == ContainerState::Running),
         Some(Part::Absent) | None => false,
         Some(_) => true,
+    }
+}
+
+fn was_there(actual: &Actual, guid: Guid) -> bool {
+    match &actual.repositories {
+        Part::Known(all) => all.contains_key(&guid),
+        Part::Absent => false,
+        Part::Hidden | Part::Unknown(_) => true,
     }
 }
 

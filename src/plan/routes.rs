@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 
+use super::script::Script;
 use crate::model::{
-    Actual, ContainerState, Desired, Guid, Health, Part, Published, Repository, RouteRecord,
-    RouteTable, RunState,
+    Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Published,
+    Repository, RouteRecord, RouteTable, RunState, Step, Stop,
 };
 
 /// The route table, from what was *observed*: it never names a service that was
@@ -70,5 +71,94 @@ fn running(desired: &Desired, observed: &Actual, route: &RouteRecord) -> Option<
         }
         Part::Absent => Some(false),
         _ => None,
+    }
+}
+
+impl Script<'_> {
+    /// All routes, and the proxy that serves them.
+    pub(super) fn routes(&mut self, observed: &Actual) {
+        if self.base_blocked().is_some() {
+            return;
+        }
+        self.retire_routes();
+        for name in self.desired.routes.keys() {
+            self.group(Object::Route(name.clone()), |script| script.route(name));
+        }
+        self.group(Object::Proxy, |script| script.proxy(observed));
+    }
+
+    fn route(&mut self, name: &Name) -> Result<(), Stop> {
+        let spec = &self.desired.routes[name];
+        let repository = Object::Repository(spec.repository);
+        let held = self.plan.blocked.get(&repository);
+        if held.is_some_and(|why| !why.is_quiet()) {
+            let on = match self.desired.repositories.get(&spec.repository) {
+                Some(repository) => format!("repository {}", repository.name),
+                None => "its repository".to_owned(),
+            };
+            return Err(Stop::Block(Blocked::DependencyBlocked { on }));
+        }
+        let known = self
+            .scratch
+            .routes
+            .get()?
+            .and_then(|routes| routes.get(name));
+        let elsewhere = known.filter(|route| route.owner != self.desired.owner);
+        if let Some(route) = elsewhere.filter(|_| !self.desired.asked.take_over) {
+            return Err(Stop::Block(Blocked::OwnedElsewhere {
+                owner: route.owner.source.clone(),
+            }));
+        }
+        let mirror = self.repo(spec.repository)?.mirror;
+        let settled = mirror.known().map(|slots| slots.0.get(&spec.service));
+        // Its repository is being made: the address is settled on the way.
+        if settled.flatten().is_none() && self.limits.busy.contains(&spec.repository) {
+            return Err(Stop::Hidden);
+        }
+        let route = RouteRecord {
+            owner: self.desired.owner.clone(),
+            host: spec.host.clone(),
+            repository: spec.repository,
+            project: spec.project.clone(),
+            service: spec.service.clone(),
+            port: spec.port,
+            address: spec.address,
+        };
+        self.want(Step::RecordRoute {
+            name: name.clone(),
+            route,
+        })
+    }
+
+    fn proxy(&mut self, observed: &Actual) -> Result<(), Stop> {
+        let any = self
+            .scratch
+            .routes
+            .get()?
+            .is_some_and(|routes| !routes.is_empty());
+        if !any {
+            // The last route went.
+            self.want(Step::PublishRoutes(RouteTable::new()))?;
+            if self.desired.proxy.is_some() {
+                self.want(Step::StopProxy)?;
+            }
+            return Ok(());
+        }
+        if let Some(spec) = &self.desired.proxy {
+            self.want(Step::StartProxy(spec.clone()))?;
+        }
+        // From what was seen, never from what this plan hopes for.
+        let busy: BTreeSet<Guid> = self
+            .plan
+            .steps
+            .iter()
+            .filter_map(|step| step.object().repository())
+            .chain(self.limits.busy.iter().copied())
+            .collect();
+        if !busy.is_empty() {
+            self.plan.more.insert(Object::Proxy);
+        }
+        // A route noted by this very plan is published by the next wave.
+        self.want(Step::PublishRoutes(table(self.desired, observed, &busy)))
     }
 }

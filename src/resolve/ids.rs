@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
 
@@ -6,13 +7,18 @@ use crate::model::{Digest, Guid, Layout, Name, NetworkId};
 
 /// Where new ids come from. One value serves a whole run, so that what a dry
 /// run drew is what the run uses; tests give it fixed ones.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ids {
     first: NetworkId,
-    datastore: Option<Uuid>,
-    guids: BTreeMap<Name, Guid>,
     /// `None` draws at random; else ids are derived from the seed.
     seed: Option<Uuid>,
+    drawn: Mutex<Drawn>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Drawn {
+    datastore: Option<Uuid>,
+    guids: BTreeMap<Name, Guid>,
 }
 
 impl Ids {
@@ -21,9 +27,8 @@ impl Ids {
     pub fn random(layout: &Layout) -> Self {
         Self {
             first: first_network(layout),
-            datastore: None,
-            guids: BTreeMap::new(),
             seed: None,
+            drawn: Mutex::default(),
         }
     }
 
@@ -31,9 +36,8 @@ impl Ids {
     pub fn fixed(first: NetworkId) -> Self {
         Self {
             first,
-            datastore: None,
-            guids: BTreeMap::new(),
             seed: Some(Uuid::NAMESPACE_OID),
+            drawn: Mutex::default(),
         }
     }
 
@@ -43,20 +47,34 @@ impl Ids {
     }
 
     /// The guid that a new repository of this name gets.
-    pub fn guid(&mut self, name: &Name) -> Guid {
-        let seed = self.seed;
+    pub fn guid(&self, name: &Name) -> Guid {
         *self
+            .drawn()
             .guids
             .entry(name.clone())
-            .or_insert_with(|| Guid::new(draw(seed, name.as_str())))
+            .or_insert_with(|| Guid::new(draw(self.seed, name.as_str())))
+    }
+
+    /// The guid last drawn for this name is taken: the next one is another.
+    pub fn used(&self, name: &Name) {
+        if let Some(guid) = self.drawn().guids.get_mut(name) {
+            *guid = Guid::new(match self.seed {
+                Some(_) => Uuid::new_v5(&guid.as_uuid(), name.as_str().as_bytes()),
+                None => Uuid::new_v4(),
+            });
+        }
     }
 
     /// The UUID that a new datastore gets.
-    pub fn datastore(&mut self) -> Uuid {
-        let seed = self.seed;
+    pub fn datastore(&self) -> Uuid {
         *self
+            .drawn()
             .datastore
-            .get_or_insert_with(|| draw(seed, "datastore"))
+            .get_or_insert_with(|| draw(self.seed, "datastore"))
+    }
+
+    fn drawn(&self) -> std::sync::MutexGuard<'_, Drawn> {
+        self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_name_draws_its_guid_once() {
-        let mut ids = Ids::random(&Layout::new("/").unwrap());
+        let ids = Ids::random(&Layout::new("/").unwrap());
         let name: Name = "shop".parse().unwrap();
         assert_eq!(ids.guid(&name), ids.guid(&name));
     }

@@ -5,6 +5,7 @@
 //! cannot be settled stands in [`Desired::unresolved`] and blocks its object.
 
 mod compose;
+mod identities;
 mod ids;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,34 +14,38 @@ use std::sync::Arc;
 pub use compose::{Context, transform};
 pub use ids::Ids;
 
-use crate::host::{ComposeDoor, ComposeInput, ComposeOutput};
-use crate::manifest::{self, Manifests};
+use crate::host::{ComposeDoor, ComposeInput, ComposeOutput, Scope};
+use crate::manifest::{self, Manifests, MovedFrom};
 use crate::model::{
-    Actual, Blocked, DatastoreSpec, Desired, Digest, Guid, Layout, Name, NetworkId, Object, Owner,
-    Part, ProjectSpec, ProxySpec, Repository, RepositorySpec, RouteSpec, Slots,
+    Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Guid, Layout, Name, NetworkId,
+    Object, Owner, Part, ProjectSpec, ProxySpec, Repository, RepositorySpec, RouteSpec, Slots,
 };
+use identities::Identities;
 
 /// What is resolved, and from where.
 #[derive(Clone, Debug)]
-pub struct Source<'a> {
+pub struct Source {
     /// Who declares it.
     pub owner: Owner,
     /// The manifests.
-    pub manifests: &'a Manifests,
+    pub manifests: Arc<Manifests>,
     /// Where things are on the machine.
-    pub layout: &'a Layout,
-    /// Whether failed revisions are tried again.
-    pub retry: bool,
+    pub layout: Layout,
+    /// What is asked for besides.
+    pub asked: Asked,
+    /// What commands ask of single repositories.
+    pub acts: BTreeMap<Guid, Act>,
 }
 
-/// Resolves everything.
+/// Resolves everything; projects of the repositories in scope alone.
 pub async fn resolve<D: ComposeDoor>(
-    source: &Source<'_>,
+    source: &Source,
     actual: &Actual,
-    ids: &mut Ids,
+    ids: &Ids,
     door: &D,
+    scope: Scope,
 ) -> Desired {
-    let manifests = source.manifests;
+    let manifests = &*source.manifests;
     let mut desired = Desired {
         owner: source.owner.clone(),
         machine: manifests
@@ -65,7 +70,8 @@ pub async fn resolve<D: ComposeDoor>(
         routes: BTreeMap::new(),
         unresolved: Vec::new(),
         names: BTreeMap::new(),
-        retry: source.retry,
+        acts: source.acts.clone(),
+        asked: source.asked.clone(),
     };
     let none = BTreeMap::new();
     let seen = match &actual.repositories {
@@ -80,7 +86,9 @@ pub async fn resolve<D: ComposeDoor>(
             desired.names.insert(*guid, record.name.clone());
         }
     }
-    let mut identities = Identities::new(seen, actual, ids);
+    let declared = manifests.repositories.keys().collect();
+    let mut identities = Identities::new(seen, actual, declared, ids);
+    let mut nameless = BTreeMap::new();
     for manifest in manifests.repositories.values() {
         let (guid, found) = identities.settle(manifest);
         desired.names.insert(guid, manifest.name.clone());
@@ -97,136 +105,40 @@ pub async fn resolve<D: ComposeDoor>(
                     network,
                     size: manifest.size.round_up_mib(),
                     state: manifest.state,
+                    policy: manifest.deletion_policy,
+                    protected: manifest.protected,
+                    is_new: manifest.moved_from == Some(MovedFrom::Nothing),
                     slots,
+                    declared: manifests
+                        .services
+                        .values()
+                        .filter(|service| service.repository == manifest.name)
+                        .map(|service| service.name.clone())
+                        .collect(),
                     projects: BTreeMap::new(),
                 };
                 desired.repositories.insert(guid, spec);
             }
-            Err(why) => desired.unresolved.push((object, why)),
+            Err(why) => {
+                nameless.insert(manifest.name.clone(), why.clone());
+                desired.unresolved.push((object, why));
+            }
         }
     }
-    resolve_projects(source, &mut desired, door).await;
-    resolve_routes(manifests, &mut desired);
+    resolve_projects(source, &mut desired, door, scope).await;
+    resolve_routes(manifests, &mut desired, &nameless);
     desired
 }
 
-/// Who is who: guids and networks, from records or newly drawn.
-struct Identities<'a> {
-    seen: &'a BTreeMap<Guid, Repository>,
-    by_name: BTreeMap<&'a Name, Guid>,
-    unreadable: Option<String>,
-    unknown_images: Vec<Guid>,
-    taken: BTreeSet<NetworkId>,
-    next: NetworkId,
-    ids: &'a mut Ids,
-}
-
-impl<'a> Identities<'a> {
-    fn new(seen: &'a BTreeMap<Guid, Repository>, actual: &Actual, ids: &'a mut Ids) -> Self {
-        let mut by_name = BTreeMap::new();
-        let mut taken = BTreeSet::new();
-        let mut unreadable = None;
-        let mut unknown_images = Vec::new();
-        for (guid, repo) in seen {
-            match &repo.record {
-                Part::Known(record) => {
-                    by_name.insert(&record.name, *guid);
-                    taken.insert(record.network);
-                }
-                Part::Unknown(why) => unreadable = Some(why.clone()),
-                Part::Absent | Part::Hidden if !repo.storage.file.is_absent() => {
-                    unknown_images.push(*guid);
-                }
-                Part::Absent | Part::Hidden => {}
-            }
-        }
-        match &actual.foreign_networks {
-            Part::Known(foreign) => taken.extend(foreign),
-            Part::Unknown(why) => unreadable = Some(why.clone()),
-            Part::Absent | Part::Hidden => {}
-        }
-        if let Part::Unknown(why) = &actual.machine {
-            unreadable = Some(why.clone());
-        }
-        let counter = actual
-            .machine
-            .known()
-            .and_then(|machine| machine.next_network);
-        // Freed ids are not reused: the counter only goes up.
-        let highest = taken.iter().next_back().and_then(|id| id.next());
-        let next = counter.or(highest).unwrap_or(ids.first_network());
-        let next = next.max(ids.first_network());
-        Self {
-            seen,
-            by_name,
-            unreadable,
-            unknown_images,
-            taken,
-            next,
-            ids,
-        }
+/// The network for an image that gets a record: the one on which its daemon runs
+/// already, else the next that nobody has.
+pub fn free_network(actual: &Actual, guid: Guid, ids: &Ids) -> Result<NetworkId, Blocked> {
+    let none = BTreeMap::new();
+    let seen = actual.repositories.known().unwrap_or(&none);
+    if let Some(network) = seen.get(&guid).and_then(|repo| repo.stray_network) {
+        return Ok(network);
     }
-
-    /// The repository's guid, and its network or why it has none.
-    fn settle(&mut self, manifest: &manifest::Repository) -> (Guid, Result<NetworkId, Blocked>) {
-        if let Some(guid) = self.by_name.get(&manifest.name).copied() {
-            if let Some(wanted) = manifest.guid.filter(|wanted| *wanted != guid) {
-                let why = Blocked::Immutable {
-                    field: "guid",
-                    is: guid.to_string(),
-                    wanted: wanted.to_string(),
-                };
-                return (guid, Err(why));
-            }
-            let network = self.seen[&guid].record.known().map(|record| record.network);
-            // A manifest that wants another one is stopped by the planner, which names both.
-            let network = manifest.network_id.or(network);
-            return (
-                guid,
-                network.ok_or_else(|| Blocked::Unknown("no network".to_owned())),
-            );
-        }
-        let guid = manifest
-            .guid
-            .unwrap_or_else(|| self.ids.guid(&manifest.name));
-        (guid, self.settle_new(manifest, guid))
-    }
-
-    fn settle_new(
-        &mut self,
-        manifest: &manifest::Repository,
-        guid: Guid,
-    ) -> Result<NetworkId, Blocked> {
-        if let Some(why) = &self.unreadable {
-            return Err(Blocked::Unknown(format!(
-                "no new repository is made while a record cannot be read: {why}"
-            )));
-        }
-        if let Some(record) = self.seen.get(&guid).and_then(|repo| repo.record.known()) {
-            return Err(Blocked::Immutable {
-                field: "name",
-                is: record.name.to_string(),
-                wanted: manifest.name.to_string(),
-            });
-        }
-        if manifest.guid.is_none() && !self.unknown_images.is_empty() {
-            return Err(Blocked::UnknownImage {
-                images: self.unknown_images.clone(),
-            });
-        }
-        if let Some(network) = manifest.network_id {
-            return Ok(network);
-        }
-        let mut candidate = Some(self.next);
-        while let Some(id) = candidate {
-            if self.taken.insert(id) {
-                self.next = id.next().unwrap_or(NetworkId::LAST);
-                return Ok(id);
-            }
-            candidate = id.next();
-        }
-        Err(Blocked::Unresolved("no network id is left".to_owned()))
-    }
+    Identities::new(seen, actual, BTreeSet::new(), ids).next_network()
 }
 
 /// Every service of a repository has a slot, in the order of their names.
@@ -256,8 +168,14 @@ fn slots_of(
         .map_err(|error| Blocked::Unresolved(error.to_string()))
 }
 
-async fn resolve_projects<D: ComposeDoor>(source: &Source<'_>, desired: &mut Desired, door: &D) {
-    for spec in desired.repositories.values_mut() {
+async fn resolve_projects<D: ComposeDoor>(
+    source: &Source,
+    desired: &mut Desired,
+    door: &D,
+    scope: Scope,
+) {
+    let specs = desired.repositories.values_mut();
+    for spec in specs.filter(|spec| scope.covers(spec.guid)) {
         for service in source.manifests.services.values() {
             if service.repository != spec.name {
                 continue;
@@ -277,7 +195,7 @@ async fn resolve_projects<D: ComposeDoor>(source: &Source<'_>, desired: &mut Des
 }
 
 async fn resolve_project<D: ComposeDoor>(
-    source: &Source<'_>,
+    source: &Source,
     spec: &RepositorySpec,
     service: &manifest::Service,
     door: &D,
@@ -338,7 +256,11 @@ fn cache_key(spec: &RepositorySpec, input: &ComposeInput) -> Digest {
     Digest::of_fields(fields.iter().map(String::as_bytes))
 }
 
-fn resolve_routes(manifests: &Manifests, desired: &mut Desired) {
+fn resolve_routes(
+    manifests: &Manifests,
+    desired: &mut Desired,
+    nameless: &BTreeMap<Name, Blocked>,
+) {
     for route in manifests.routes.values() {
         let repository = desired
             .repositories
@@ -360,12 +282,16 @@ fn resolve_routes(manifests: &Manifests, desired: &mut Desired) {
                 };
                 desired.routes.insert(route.name.clone(), settled);
             }
-            _ => desired.unresolved.push((
-                Object::Route(route.name.clone()),
-                Blocked::DependencyBlocked {
-                    on: format!("service {}/{}", route.repository, route.service),
-                },
-            )),
+            _ => {
+                let why = match nameless.get(&route.repository) {
+                    Some(why) if why.is_quiet() => why.clone(),
+                    _ => Blocked::DependencyBlocked {
+                        on: format!("service {}/{}", route.repository, route.service),
+                    },
+                };
+                let object = Object::Route(route.name.clone());
+                desired.unresolved.push((object, why));
+            }
         }
     }
 }

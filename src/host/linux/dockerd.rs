@@ -1,5 +1,6 @@
 //! One Docker daemon a network, under renet's own supervision.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -183,6 +184,26 @@ async fn stop_containers(client: &Docker) -> Result<(), StepError> {
 pub(super) fn leftovers(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
     let mark = format!("{}", exec_root(layout, network).display());
     supervisor::processes_with(&mark)
+}
+
+/// The networks of daemons that run, or are supervised, by the repository whose
+/// data they have.
+pub(super) fn strays(layout: &Layout) -> BTreeMap<Guid, NetworkId> {
+    let entries = std::fs::read_dir(layout.run()).into_iter().flatten();
+    let networks = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        let id: u32 = name.to_str()?.strip_prefix("docker-")?.parse().ok()?;
+        NetworkId::try_from(id).ok()
+    });
+    let with_data = networks.filter_map(|network| {
+        let unit = supervisor::unit(&layout.docker_run(network))?;
+        let mut after = unit.argv.iter().skip_while(|arg| *arg != "--data-root");
+        let data = Path::new(after.nth(1)?);
+        let below = data.strip_prefix(layout.datastore().join("interim")).ok()?;
+        let guid = below.components().next()?.as_os_str().to_str()?;
+        Some((guid.parse().ok()?, network))
+    });
+    with_data.collect()
 }
 
 fn is_program(line: &[String], name: &str) -> bool {

@@ -26,9 +26,9 @@ use std::path::PathBuf;
 
 pub use uninstall::uninstall;
 
-use super::{Cx, Done, Host, StepError};
+use super::{Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, Datastore, Guid, Layout, Part, Record, Repository, Size, Step, Stop, Volume,
+    Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, Size, Step, Stop, Volume,
 };
 use storage::Place;
 
@@ -42,10 +42,12 @@ pub struct LinuxHost {
 
 impl LinuxHost {
     /// A machine beneath the layout's root. `backing_file` is the datastore's
-    /// file where it is not the usual one; `binary` is renet itself, which
+    /// file where a manifest names one; `binary` is renet itself, which
     /// supervises daemons.
     pub fn new(layout: Layout, backing_file: Option<PathBuf>, binary: PathBuf) -> Self {
-        let backing_file = backing_file.unwrap_or_else(|| layout.backing_file());
+        let backing_file = backing_file
+            .or_else(|| records::backing_file(&layout))
+            .unwrap_or_else(|| layout.backing_file());
         Self {
             layout,
             backing_file,
@@ -64,7 +66,7 @@ impl LinuxHost {
 }
 
 impl Host for LinuxHost {
-    async fn observe(&self) -> Actual {
+    async fn observe(&self, scope: Scope) -> Actual {
         let host = self.clone();
         let looked = blocking(move || (datastore(&host), listeners::networks()));
         let layout = &self.layout;
@@ -74,17 +76,20 @@ impl Host for LinuxHost {
             Err(why) => (unseen(&why), Part::Unknown(why)),
         };
         let (machine, repositories) = match behind(&datastore) {
-            Part::Known(()) => (records::machine(layout), repositories(self).await),
+            Part::Known(()) => (records::machine(layout), repositories(self, scope).await),
             Part::Absent => (Part::Absent, Part::Absent),
             Part::Hidden => (Part::Hidden, Part::Hidden),
             Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
         };
         if let (Part::Known(foreign), Part::Known(all)) = (&mut foreign_networks, &repositories) {
-            for record in all.values().filter_map(|repo| repo.record.known()) {
-                foreign.remove(&record.network);
+            for repo in all.values() {
+                let ours = repo.record.known().map(|record| record.network);
+                ours.or(repo.stray_network)
+                    .map(|network| foreign.remove(&network));
             }
         }
         Actual {
+            now: jiff::Timestamp::now(),
             datastore,
             machine,
             repositories,
@@ -113,7 +118,7 @@ impl Host for LinuxHost {
             Step::Unmount(volume) => self.on(*volume, storage::unmount).await,
             Step::Detach(volume) => storage::detach(&self.place(*volume)).await,
             Step::LayOut => records::lay_out(layout).await,
-            Step::NoteDatastore(uuid) => records::write_note(layout, *uuid),
+            Step::NoteDatastore(uuid) => records::write_note(layout, *uuid, &self.backing_file),
             Step::ClaimMachine { name, owner } => records::claim_machine(layout, name, owner),
             Step::Reserve {
                 guid,
@@ -121,6 +126,10 @@ impl Host for LinuxHost {
                 network,
             } => records::reserve(layout, *guid, name, *network),
             Step::Record(guid, patch) => records::patch(layout, *guid, patch),
+            Step::Trash(guid) => self.on_image(*guid, storage::trash),
+            Step::Untrash(guid) => self.on_image(*guid, storage::untrash),
+            Step::Purge { guid, permit } => storage::purge(layout, *guid, permit),
+            Step::DropRecord(guid) => records::forget(layout, *guid),
             Step::MirrorSlots(guid, slots) => records::write_mirror(layout, *guid, slots),
             Step::WriteSlots(guid, slots) => project_files::write_slots(layout, *guid, slots),
             Step::WriteFiles { guid, project } => {
@@ -129,6 +138,7 @@ impl Host for LinuxHost {
                     .await
                     .unwrap_or_else(|why| Err(StepError::machine(why)))
             }
+            Step::EraseFiles { guid, project } => project_files::erase(layout, *guid, project),
             Step::StartDaemon { guid, network } => {
                 dockerd::start(layout, &self.binary, *guid, *network).await
             }
@@ -154,6 +164,7 @@ impl Host for LinuxHost {
                 project,
             } => compose::down(layout, *guid, *network, project).await,
             Step::RecordRoute { name, route } => routes::record(layout, name, route),
+            Step::ForgetRoute(name) => routes::forget(layout, name),
             Step::StartProxy(spec) => traefik::start(layout, &self.binary, spec).await,
             Step::StopProxy => traefik::stop(layout).await,
             Step::PublishRoutes(table) => routes::publish(layout, table),
@@ -162,6 +173,14 @@ impl Host for LinuxHost {
 }
 
 impl LinuxHost {
+    fn on_image(
+        &self,
+        guid: Guid,
+        work: fn(&Layout, Guid) -> Result<Done, StepError>,
+    ) -> Result<Done, StepError> {
+        work(&self.layout, guid)
+    }
+
     async fn on(
         &self,
         volume: Volume,
@@ -282,7 +301,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             };
             actual.repositories = of_one(*guid, repo);
         }
-        Step::MirrorSlots(guid, slots) if !slots.0.is_empty() => {
+        Step::MirrorSlots(guid, _) => {
             let repo = Repository {
                 mirror: records::mirror(layout, *guid),
                 ..Repository::default()
@@ -303,7 +322,31 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             };
             actual.repositories = of_one(*guid, repo);
         }
-        Step::RecordRoute { .. } => actual.routes = routes::observe_records(layout),
+        Step::Trash(guid) | Step::Untrash(guid) | Step::Purge { guid, .. } => {
+            let mut repo = Repository {
+                trash: storage::file(&layout.trash(*guid)),
+                ..Repository::default()
+            };
+            repo.storage.file = storage::file(&layout.image(*guid));
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::DropRecord(guid) => {
+            let repo = Repository {
+                record: records::record(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::EraseFiles { guid, .. } => {
+            let repo = Repository {
+                files: project_files::observe(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::RecordRoute { .. } | Step::ForgetRoute(_) => {
+            actual.routes = routes::observe_records(layout)
+        }
         Step::PublishRoutes(_) => actual.published = routes::observe_published(layout),
         _ => return None,
     }
@@ -357,15 +400,21 @@ fn free(layout: &Layout) -> Part<Size> {
     }
 }
 
-async fn repositories(host: &LinuxHost) -> Part<BTreeMap<Guid, Repository>> {
+async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Repository>> {
     let layout = host.layout.clone();
     let guids = match blocking(move || records::guids(&layout)).await {
         Ok(Ok(guids)) => guids,
         Ok(Err(why)) | Err(why) => return Part::Unknown(why),
     };
-    let each = guids
-        .into_iter()
-        .map(async |guid| (guid, repository(host, guid).await));
+    let strays = dockerd::strays(&host.layout);
+    let each = guids.into_iter().map(async |guid| {
+        let stray = strays.get(&guid).copied();
+        let seen = match scope.covers(guid) {
+            true => repository(host, guid, stray).await,
+            false => outline(host, guid, stray).await,
+        };
+        (guid, seen)
+    });
     let all = futures::future::join_all(each).await;
     Part::Known(
         all.into_iter()
@@ -374,7 +423,32 @@ async fn repositories(host: &LinuxHost) -> Part<BTreeMap<Guid, Repository>> {
     )
 }
 
-async fn repository(host: &LinuxHost, guid: Guid) -> Repository {
+/// The record and the image of a repository that is not looked at any further.
+async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repository {
+    let host = host.clone();
+    let look = blocking(move || {
+        let place = host.place(Volume::Image(guid));
+        let record = records::record(&host.layout, guid);
+        Repository {
+            stray_network: stray.filter(|_| record.is_absent()),
+            record,
+            mirror: records::mirror(&host.layout, guid),
+            storage: storage::outline(&place),
+            trash: storage::file(&host.layout.trash(guid)),
+            slots: Part::Hidden,
+            files: Part::Hidden,
+            daemon: Part::Hidden,
+            images: Part::Hidden,
+            containers: Part::Hidden,
+        }
+    });
+    look.await.unwrap_or_else(|why| Repository {
+        record: Part::Unknown(why),
+        ..Repository::default()
+    })
+}
+
+async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repository {
     let on = host.clone();
     let mut seen = match blocking(move || closed(&on, guid)).await {
         Ok(seen) => seen,
@@ -383,16 +457,24 @@ async fn repository(host: &LinuxHost, guid: Guid) -> Repository {
             ..Repository::default()
         },
     };
-    (seen.daemon, seen.images, seen.containers) = match &seen.record {
-        Part::Known(Record { network, .. }) => {
-            let seen = containers::observe(&host.layout, *network).await;
+    let network = match &seen.record {
+        Part::Known(Record { network, .. }) => Some(*network),
+        // A record that was lost did not stop its daemon.
+        Part::Absent => {
+            seen.stray_network = stray;
+            stray
+        }
+        _ => None,
+    };
+    (seen.daemon, seen.images, seen.containers) = match network {
+        Some(network) => {
+            let seen = containers::observe(&host.layout, network).await;
             (seen.daemon, seen.images, seen.containers)
         }
-        // Without a record nobody knows the network, and nothing of ours runs.
-        _ => (Part::Absent, Part::Absent, Part::Absent),
+        None => (Part::Absent, Part::Absent, Part::Absent),
     };
     if seen.daemon.is_absent() {
-        let behind = !seen.storage.file.is_absent();
+        let behind = !seen.storage.file.is_absent() || !seen.trash.is_absent();
         seen.images = if behind { Part::Hidden } else { Part::Absent };
         seen.containers = if behind { Part::Hidden } else { Part::Absent };
     }
@@ -403,18 +485,20 @@ async fn repository(host: &LinuxHost, guid: Guid) -> Repository {
 fn closed(host: &LinuxHost, guid: Guid) -> Repository {
     let layout = &host.layout;
     let storage = storage::observe(&host.place(Volume::Image(guid)));
+    let trash = storage::file(&layout.trash(guid));
     let (slots, files) = match (&storage.mount, &storage.file) {
         (Part::Known(_), _) => (
             project_files::slots(layout, guid),
             project_files::observe(layout, guid),
         ),
-        (_, Part::Absent) => (Part::Absent, Part::Absent),
+        (_, Part::Absent) if trash.is_absent() => (Part::Absent, Part::Absent),
         _ => (Part::Hidden, Part::Hidden),
     };
     Repository {
         record: records::record(layout, guid),
         mirror: records::mirror(layout, guid),
         storage,
+        trash,
         slots,
         files,
         ..Repository::default()

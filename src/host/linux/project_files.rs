@@ -111,6 +111,27 @@ fn seen(folder: Option<Beneath>, index: &Index) -> io::Result<FilesSeen> {
     })
 }
 
+/// Removes the files that renet wrote for a project, and the list of them last.
+/// What else lies in its folder stays.
+pub(super) fn erase(layout: &Layout, guid: Guid, project: &Name) -> Result<Done, StepError> {
+    let shown = layout.project(guid, project);
+    let fail = |error: io::Error| StepError::machine(format!("{}: {error}", shown.display()));
+    let path = |text: &str| {
+        text.parse::<RelPath>()
+            .map_err(|error| StepError::machine(error.to_string()))
+    };
+    let root = open(layout, guid).map_err(fail)?;
+    let index_path = format!("{INDEXES}/{project}.json");
+    if let Part::Known(index) = json::<Index>(&index_path, root.read(&index_path)) {
+        let folder = path(project.as_str())?;
+        for file in &index.files {
+            root.remove(&file.beneath(&folder)).map_err(fail)?;
+        }
+    }
+    root.remove(&path(&index_path)?).map_err(fail)?;
+    Ok(Done::Changed)
+}
+
 /// Writes a project's files, removes those that are no longer its, and lists
 /// them last: a crash before leaves a digest that fits nothing.
 pub(super) fn write(layout: &Layout, guid: Guid, project: &ProjectSpec) -> Result<Done, StepError> {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::files::{read_json, write_atomic, write_json};
+use super::files::{self, read_json, write_atomic, write_json};
 use super::{btrfs, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
@@ -22,6 +22,9 @@ const MODE: u32 = 0o644;
 #[derive(Serialize, Deserialize)]
 struct Note {
     uuid: Uuid,
+    /// Its backing file, where it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> StepError + '_ {
@@ -58,6 +61,14 @@ pub(super) fn note(layout: &Layout) -> Part<Uuid> {
     }
 }
 
+/// Where the backing file of this machine's datastore is, if it was noted.
+pub(super) fn backing_file(layout: &Layout) -> Option<PathBuf> {
+    match read_json::<Note>(&layout.datastore_note()) {
+        Part::Known(note) => note.file,
+        _ => None,
+    }
+}
+
 /// The slots' mirror.
 pub(super) fn mirror(layout: &Layout, guid: Guid) -> Part<Slots> {
     let path = layout.mirror(guid);
@@ -91,6 +102,9 @@ pub(super) fn guids(layout: &Layout) -> Result<BTreeSet<Guid>, String> {
     }
     for name in names(&layout.repositories())? {
         let name = name.strip_prefix(".new-").unwrap_or(&name);
+        guids.extend(name.parse::<Guid>());
+    }
+    for name in names(&layout.trash_folder())? {
         guids.extend(name.parse::<Guid>());
     }
     let mounts = mount::real(&layout.mounts());
@@ -156,9 +170,10 @@ pub(super) async fn lay_out(layout: &Layout) -> Result<Done, StepError> {
 }
 
 /// Notes that this datastore belongs to this machine.
-pub(super) fn write_note(layout: &Layout, uuid: Uuid) -> Result<Done, StepError> {
+pub(super) fn write_note(layout: &Layout, uuid: Uuid, file: &Path) -> Result<Done, StepError> {
+    let file = (file != layout.backing_file()).then(|| file.to_owned());
     let path = layout.datastore_note();
-    write_json(&path, &Note { uuid }, MODE).map_err(failed(&path))?;
+    write_json(&path, &Note { uuid, file }, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
 
@@ -206,14 +221,14 @@ pub(super) fn reserve(
         };
         let taken = if other == guid {
             "it has a record".to_owned()
-        } else if record.name == *name {
+        } else if record.is_live() && record.name == *name {
             format!("the name {name} was taken by {other}")
-        } else if record.network == network {
+        } else if record.holds_network() == Some(network) {
             format!("network {network} was taken by {} ({other})", record.name)
         } else {
             continue;
         };
-        return Err(StepError::machine(taken));
+        return Err(StepError::race(taken));
     }
     // First: after a crash in between a network is skipped, never given twice.
     let mut machine = readable(machine(layout))?.unwrap_or_default();
@@ -222,15 +237,7 @@ pub(super) fn reserve(
         machine.next_network = next;
         write_machine(layout, &machine)?;
     }
-    let record = Record {
-        name: name.clone(),
-        network,
-        owner: None,
-        created: false,
-        projects: BTreeSet::new(),
-        failed: Default::default(),
-        other: Default::default(),
-    };
+    let record = Record::new(name.clone(), network);
     let path = layout.record(guid);
     write_json(&path, &record, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
@@ -248,6 +255,50 @@ pub(super) fn patch(layout: &Layout, guid: Guid, patch: &Patch) -> Result<Done, 
     keep_previous(&path)?;
     write_json(&path, &record, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
+}
+
+/// Forgets a repository of which nothing is left but its record: that, the
+/// mirror, its daemon's folder and its mount points.
+pub(super) fn forget(layout: &Layout, guid: Guid) -> Result<Done, StepError> {
+    let record = readable(record(layout, guid))?;
+    for point in [layout.mount(guid), layout.docker_data(guid)] {
+        if mount::at(&point).map_err(StepError::machine)?.is_some() {
+            return Err(failed(&point)(io::Error::other("still mounted")));
+        }
+        if point.is_dir() {
+            mount::set_immutable(&point, false).map_err(failed(&point))?;
+        }
+        remove_empty(&point, &layout.datastore()).map_err(failed(&point))?;
+    }
+    if let Some(record) = record {
+        let log = layout.docker_lib(record.network);
+        match fs::remove_dir_all(&log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&log)(error));
+            }
+            _ => {}
+        }
+    }
+    // The record goes last: until then the rest can be found again.
+    let folder = layout.state().join(guid.to_string());
+    fs::remove_dir_all(&folder).map_err(failed(&folder))?;
+    files::sync_folder(&layout.state()).map_err(failed(&folder))?;
+    Ok(Done::Changed)
+}
+
+/// Removes a folder and those above it up to `root`, as far as they are empty.
+fn remove_empty(folder: &Path, root: &Path) -> io::Result<()> {
+    let mut folder = folder;
+    // `mounts` and `interim` themselves stay.
+    while folder.parent().is_some_and(|above| above != root) {
+        match fs::remove_dir(folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        folder = folder.parent().unwrap_or(root);
+    }
+    Ok(())
 }
 
 /// Writes the slots outside the image.

@@ -24,7 +24,22 @@ pub(super) fn record(layout: &Layout, name: &Name, route: &RouteRecord) -> Resul
         Part::Absent | Part::Hidden => Records::new(),
     };
     records.insert(name.clone(), route.clone());
-    write_json(&layout.routes(), &records, 0o600)
+    write_records(layout, &records)
+}
+
+/// Forgets one Route manifest.
+pub(super) fn forget(layout: &Layout, name: &Name) -> Result<Done, StepError> {
+    let mut records = match observe_records(layout) {
+        Part::Known(records) => records,
+        Part::Unknown(why) => return Err(StepError::machine(why)),
+        Part::Absent | Part::Hidden => return Ok(Done::Already),
+    };
+    records.remove(name);
+    write_records(layout, &records)
+}
+
+fn write_records(layout: &Layout, records: &Records) -> Result<Done, StepError> {
+    write_json(&layout.routes(), records, 0o600)
         .map_err(|error| StepError::machine(format!("{}: {error}", layout.routes().display())))?;
     Ok(Done::Changed)
 }

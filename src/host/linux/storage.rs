@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{LinuxHost, btrfs, ext4, files, loop_device, mount};
 use crate::host::{Done, StepError};
-use crate::model::{Mount, Part, Size, Storage, Volume};
+use crate::model::{DataLossPermit, Guid, Layout, Mount, Part, Size, Storage, Volume};
 
 /// Where the layers of a volume are.
 #[derive(Clone, Debug)]
@@ -91,12 +91,22 @@ pub(super) fn observe(place: &Place) -> Storage {
     }
 }
 
-fn file(path: &Path) -> Part<Size> {
+pub(super) fn file(path: &Path) -> Part<Size> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
         Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
         Ok(meta) if meta.is_file() => Part::Known(Size::bytes(meta.len())),
         Ok(_) => Part::Unknown(format!("{}: not a regular file", path.display())),
+    }
+}
+
+/// The file alone, of a volume that is not looked at any further.
+pub(super) fn outline(place: &Place) -> Storage {
+    Storage {
+        staging: presence(&place.staging),
+        file: file(&place.file),
+        device: Part::Hidden,
+        mount: Part::Hidden,
     }
 }
 
@@ -142,6 +152,54 @@ fn mounted(place: &Place, device: Option<&Path>, size: Option<&Size>) -> Part<Mo
 
 fn foreign(point: &Path) -> String {
     format!("something else is mounted at {}", point.display())
+}
+
+/// Moves an image into the trash, which lies in the same subvolume: a rename
+/// does not leave one.
+pub(super) fn trash(layout: &Layout, guid: Guid) -> Result<Done, StepError> {
+    let (image, trash) = (layout.image(guid), layout.trash(guid));
+    closed(&image)?;
+    move_image(&image, &trash)
+}
+
+/// Moves an image back from the trash.
+pub(super) fn untrash(layout: &Layout, guid: Guid) -> Result<Done, StepError> {
+    move_image(&layout.trash(guid), &layout.image(guid))
+}
+
+fn move_image(from: &Path, to: &Path) -> Result<Done, StepError> {
+    let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
+    let moved = || -> io::Result<()> {
+        fs::create_dir_all(folder(to))?;
+        renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?;
+        files::sync_folder(&folder(to))?;
+        files::sync_folder(&folder(from))
+    };
+    moved().map_err(|error| wrong(from, error))?;
+    Ok(Done::Changed)
+}
+
+/// An image that is open anywhere is in use, whatever its mount point shows.
+fn closed(image: &Path) -> Result<(), StepError> {
+    match loop_device::find(image).map_err(StepError::machine)? {
+        Some(device) => Err(wrong(image, format!("attached as {}", device.display()))),
+        None => Ok(()),
+    }
+}
+
+/// Destroys an image in the trash.
+pub(super) fn purge(
+    layout: &Layout,
+    guid: Guid,
+    permit: &DataLossPermit,
+) -> Result<Done, StepError> {
+    let trash = layout.trash(guid);
+    if permit.guid() != guid {
+        return Err(wrong(&trash, "the permit is for another repository"));
+    }
+    closed(&trash)?;
+    fs::remove_file(&trash).map_err(|error| wrong(&trash, error))?;
+    Ok(Done::Changed)
 }
 
 /// Removes a half-made file.

@@ -82,6 +82,14 @@ pub(crate) fn is_supervised(run: &Path) -> bool {
     }
 }
 
+/// What a supervisor was told to keep running.
+pub(crate) fn unit(run: &Path) -> Option<Unit> {
+    match read_json::<Unit>(&run.join(UNIT)) {
+        Part::Known(unit) => Some(unit),
+        _ => None,
+    }
+}
+
 /// The supervised process, if it lives.
 pub(crate) fn child(run: &Path) -> Option<Pid> {
     let pid: i32 = std::fs::read_to_string(run.join(CHILD))
@@ -89,10 +97,7 @@ pub(crate) fn child(run: &Path) -> Option<Pid> {
         .trim()
         .parse()
         .ok()?;
-    let unit = match read_json::<Unit>(&run.join(UNIT)) {
-        Part::Known(unit) => unit,
-        _ => return None,
-    };
+    let unit = unit(run)?;
     let line = command_line(pid)?;
     // Pids are used again: only a process with these very arguments is ours.
     (line == unit.argv).then(|| Pid::from_raw(pid))

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::storage::{self, Place};
 use super::{LinuxHost, dockerd, loop_device, mount, records, traefik};
-use crate::host::{Done, Host as _, StepError};
+use crate::host::{Done, Host as _, Scope, StepError};
 use crate::model::{Guid, NetworkId, Volume};
 
 /// What was done, and what could not be.
@@ -118,7 +118,7 @@ fn is_loop(device: &Path) -> bool {
 
 /// The networks of the records, and those that left something behind.
 async fn daemons(host: &LinuxHost) -> Vec<(Guid, NetworkId)> {
-    let actual = host.observe().await;
+    let actual = host.observe(Scope::All).await;
     let all = actual.repositories.known().into_iter().flatten();
     let mut found: Vec<(Guid, NetworkId)> = all
         .filter_map(|(guid, repo)| Some((*guid, repo.record.known()?.network)))

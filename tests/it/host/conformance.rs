@@ -3,15 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use renet::execute::{Options, Report, Silent, run};
+use renet::execute::{LocalLocks, Options, Report, Silent, run};
 use renet::host::linux::{LinuxHost, uninstall};
 use renet::host::sim::SimHost;
-use renet::host::{ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, StepError};
+use renet::host::{ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, Scope, StepError};
 use renet::manifest::{Machine, MachineDatastore, Manifests, Proxy, Repository, Route, Service};
 use renet::model::{
-    Actual, Digest, FileEntry, FileSet, Layout, Name, Owner, RunState, Size, Step, refines,
+    Actual, Asked, DeletionPolicy, Digest, FileEntry, FileSet, Layout, Name, Owner, RunState, Size,
+    Step, refines,
 };
 use renet::resolve::{Ids, Source};
 
@@ -33,16 +34,16 @@ impl<H: Host> Held<H> {
 }
 
 impl<H: Host> Host for Held<H> {
-    async fn observe(&self) -> Actual {
-        self.host.observe().await
+    async fn observe(&self, scope: Scope) -> Actual {
+        self.host.observe(scope).await
     }
 
     async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
-        let mut predicted = self.host.observe().await;
+        let mut predicted = self.host.observe(Scope::All).await;
         assert_eq!(step.ready(&predicted), Ok(()), "{step}");
         step.effect(&mut predicted);
         let done = self.host.perform(step, cx).await?;
-        let observed = self.host.observe().await;
+        let observed = self.host.observe(Scope::All).await;
         if let Err(why) = refines(&observed, &predicted) {
             self.broken.lock().unwrap().push(format!("{step}: {why}"));
         }
@@ -119,6 +120,9 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         state,
         guid: None,
         network_id: None,
+        deletion_policy: DeletionPolicy::Retain,
+        protected: false,
+        moved_from: None,
     };
     let service = Service {
         repository: name("shop"),
@@ -153,24 +157,26 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
 async fn apply<H: Host>(
     host: &Held<H>,
     layout: &Layout,
-    ids: &mut Ids,
+    ids: &Ids,
     manifests: &Manifests,
 ) -> Report {
     let source = Source {
         owner: Owner {
             source: "/etc/rediacc/desired".to_owned(),
         },
-        manifests,
-        layout,
-        retry: false,
+        manifests: Arc::new(manifests.clone()),
+        layout: layout.clone(),
+        asked: Asked::default(),
+        acts: BTreeMap::new(),
     };
-    run(host, &source, ids, &Options::default(), &mut Silent).await
+    let (locks, options) = (LocalLocks::default(), Options::default());
+    run(host, &locks, &source, ids, &options, &Silent).await
 }
 
 /// Up, changed, moved to another port, stopped, closed, and up again.
 async fn cases<H: Host>(host: H, layout: &Layout, busybox: &[u8]) -> Held<H> {
     let host = Held::new(host);
-    let mut ids = Ids::random(layout);
+    let ids = Ids::random(layout);
     for (state, revision, port) in [
         (RunState::Running, "1", 18_091),
         (RunState::Running, "2", 18_091),
@@ -180,13 +186,13 @@ async fn cases<H: Host>(host: H, layout: &Layout, busybox: &[u8]) -> Held<H> {
         (RunState::Running, "2", 18_092),
     ] {
         let wanted = manifests(state, revision, port, busybox.to_vec());
-        let report = apply(&host, layout, &mut ids, &wanted).await;
+        let report = apply(&host, layout, &ids, &wanted).await;
         assert!(
             report.in_sync(),
             "{state:?} {revision} {port}: {:?}",
             report.last.plan
         );
-        let again = apply(&host, layout, &mut ids, &wanted).await;
+        let again = apply(&host, layout, &ids, &wanted).await;
         assert!(again.performed.is_empty(), "{:?}", again.performed);
     }
     assert_eq!(*host.broken.lock().unwrap(), Vec::<String>::new());

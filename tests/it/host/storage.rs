@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use renet::host::linux::{LinuxHost, uninstall};
-use renet::host::{Cx, Done, Host as _, StepError};
+use renet::host::{Cx, Done, Host as _, Scope, StepError};
 use renet::model::{
     Actual, FileEntry, FileSet, Guid, Layout, Name, NetworkId, Part, Patch, ProjectSpec, Size,
     Slots, Step, Volume, refines,
@@ -60,7 +60,7 @@ impl Machine {
 
     /// Performs a step and holds what is then seen against what was predicted.
     async fn step(&self, step: Step) -> Actual {
-        let before = self.host.observe().await;
+        let before = self.host.observe(Scope::All).await;
         step.ready(&before)
             .unwrap_or_else(|stop| panic!("{step}: {stop:?}"));
         let did = self.perform(&step).await;
@@ -68,7 +68,7 @@ impl Machine {
         let mut predicted = before;
         step.effect(&mut predicted);
         veil(&mut predicted);
-        let after = self.host.observe().await;
+        let after = self.host.observe(Scope::All).await;
         if let Err(differs) = refines(&after, &predicted) {
             panic!("after `{step}`: {differs}");
         }
@@ -197,12 +197,12 @@ async fn every_storage_step_does_what_it_says_and_nothing_else() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    let empty = machine.host.observe().await;
+    let empty = machine.host.observe(Scope::All).await;
     assert_eq!(empty.repositories, Part::Absent);
     assert_eq!(empty.machine, Part::Absent);
     assert_eq!(empty.datastore.identity, Part::Absent);
     machine.open_datastore().await;
-    let seen = machine.host.observe().await;
+    let seen = machine.host.observe(Scope::All).await;
     assert_eq!(seen.datastore.identity, Part::Known(machine.uuid));
     assert!(seen.datastore.free.known().is_some());
     assert_eq!(seen.repositories, Part::Known(BTreeMap::new()));
@@ -282,7 +282,12 @@ async fn a_torn_record_is_unknown_and_never_written_over() {
     assert!(fs::read_to_string(&path).unwrap().contains("newer"));
 
     fs::write(&path, &whole[..20]).unwrap();
-    let repo = machine.host.observe().await.repository(guid()).unwrap();
+    let repo = machine
+        .host
+        .observe(Scope::All)
+        .await
+        .repository(guid())
+        .unwrap();
     assert!(repo.record.is_unknown(), "{:?}", repo.record);
     let step = Step::Record(guid(), Patch::Passed(name("web")));
     assert!(machine.perform(&step).await.is_err());
@@ -309,7 +314,12 @@ async fn what_is_unmounted_by_hand_is_seen_and_mended() {
     );
     for gone in [&point, &data] {
         run("umount", gone);
-        let repo = machine.host.observe().await.repository(guid()).unwrap();
+        let repo = machine
+            .host
+            .observe(Scope::All)
+            .await
+            .repository(guid())
+            .unwrap();
         assert!(repo.storage.mount.is_absent(), "{:?}", repo.storage);
         assert!(repo.storage.device.known().is_some());
         assert_eq!(repo.files, Part::Hidden);
@@ -340,7 +350,7 @@ async fn a_mount_in_use_stays_and_says_who_uses_it() {
         .spawn()
         .unwrap();
     let refused = machine.perform(&Step::Unmount(image())).await;
-    let seen = machine.host.observe().await;
+    let seen = machine.host.observe(Scope::All).await;
     user.kill().unwrap();
     user.wait().unwrap();
     let error = refused.unwrap_err().to_string();
@@ -397,7 +407,7 @@ async fn a_half_broken_root_can_be_uninstalled() {
         .arg(machine.layout().datastore())
         .status();
     assert!(status.unwrap().success());
-    let seen = machine.host.observe().await;
+    let seen = machine.host.observe(Scope::All).await;
     assert_eq!(seen.repositories, Part::Hidden);
     machine.is_gone().await;
 }
@@ -416,7 +426,12 @@ async fn something_else_at_a_mount_point_is_unknown_and_left_alone() {
         .arg(&point)
         .status();
     assert!(status.unwrap().success());
-    let repo = machine.host.observe().await.repository(guid()).unwrap();
+    let repo = machine
+        .host
+        .observe(Scope::All)
+        .await
+        .repository(guid())
+        .unwrap();
     assert!(repo.storage.mount.is_unknown(), "{:?}", repo.storage.mount);
     assert!(machine.perform(&Step::Mount(image())).await.is_err());
     assert!(machine.perform(&Step::Unmount(image())).await.is_err());

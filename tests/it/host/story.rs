@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use renet::execute::{FileLocks, Lock, Locking as _, Mode};
+
 const PORT: u16 = 18_088;
 const HOST: &str = "hello.localhost";
 
@@ -329,8 +331,14 @@ fn a_service_that_cannot_get_well_is_named_with_its_last_words_and_tried_once() 
 fn two_applies_at_once_say_for_whom_they_wait() {
     let Some(lab) = Lab::new("two") else { return };
     let locks = lab.root.join("run/rediacc/locks");
-    let names = ["datastore".to_owned()];
-    let held = renet::execute::Locks::take(&locks, &names, Duration::ZERO, |_| ()).unwrap();
+    let locks = FileLocks::new(locks, Duration::ZERO, |_, _| ());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let held = runtime
+        .block_on(locks.lock(Lock::Datastore, Mode::Alone))
+        .unwrap();
     let said = lab.expect(5, &["apply", "--lock-wait", "0"]);
     assert!(
         said.contains(&format!("pid {}", std::process::id())),

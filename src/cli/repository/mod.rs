@@ -1,0 +1,132 @@
+//! Commands on one repository: small reconciles over the same steps as `apply`.
+
+mod adopt;
+mod delete;
+mod down;
+mod list;
+mod restore;
+mod unmount;
+mod up;
+
+use clap::Subcommand;
+
+use super::Failure;
+use super::session::Session;
+use crate::host::{Host as _, Scope};
+use crate::model::{Act, Actual, Guid, Layout, Record, Repository};
+
+/// Repositories
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    List(list::Args),
+    Up(up::Args),
+    Down(down::Args),
+    Unmount(unmount::Args),
+    Delete(delete::Args),
+    Restore(restore::Args),
+    Adopt(adopt::Args),
+}
+
+/// Runs it.
+pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
+    match command {
+        Command::List(args) => list::run(args, layout).await,
+        Command::Up(args) => up::run(args, layout).await,
+        Command::Down(args) => down::run(args, layout).await,
+        Command::Unmount(args) => unmount::run(args, layout).await,
+        Command::Delete(args) => delete::run(args, layout).await,
+        Command::Restore(args) => restore::run(args, layout).await,
+        Command::Adopt(args) => adopt::run(args, layout).await,
+    }
+}
+
+/// Which repository: `--name X`, or just X.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Its name or guid
+    #[arg(value_name = "NAME", required_unless_present = "name")]
+    plain: Option<String>,
+    /// Its name or guid
+    #[arg(long, value_name = "NAME", conflicts_with = "plain")]
+    name: Option<String>,
+}
+
+impl Which {
+    /// What was said.
+    pub fn said(&self) -> &str {
+        let said = self.name.as_ref().or(self.plain.as_ref());
+        said.map_or("", String::as_str)
+    }
+}
+
+/// A repository that a command speaks of.
+pub struct Found {
+    pub guid: Guid,
+    pub record: Record,
+}
+
+/// Finds a live repository by its name or guid, or with `deleted` the one that
+/// was deleted last.
+pub fn find(actual: &Actual, said: &str, deleted: bool) -> Result<Option<Found>, Failure> {
+    let all = match actual.repositories.get() {
+        Ok(all) => all.into_iter().flatten(),
+        Err(_) => {
+            return Err(Failure {
+                code: 3,
+                message: "the datastore is closed: its repositories cannot be seen".to_owned(),
+            });
+        }
+    };
+    let guid = said.parse::<Guid>().ok();
+    let mut found: Vec<Found> = all
+        .filter_map(|(of, repo)| Some((of, repo.record.known()?)))
+        .filter(|(of, record)| {
+            let called = record.name.as_str() == said && record.is_live() != deleted;
+            guid.map_or(called, |guid| guid == **of)
+        })
+        .map(|(guid, record)| Found {
+            guid: *guid,
+            record: record.clone(),
+        })
+        .collect();
+    found.sort_by_key(|found| found.record.deleted.as_ref().map(|stone| stone.at));
+    Ok(found.pop())
+}
+
+/// What a command on an absent repository says.
+pub fn absent(actual: &Actual, said: &str) -> Failure {
+    let unread = |repo: &&Repository| repo.record.is_unknown();
+    let all = actual.repositories.known();
+    let torn = all.is_some_and(|all| all.values().any(|repo| unread(&repo)));
+    let hint = match torn {
+        true => "; a record cannot be read, see `renet repository list`",
+        false => "; `renet repository list` shows all",
+    };
+    Failure {
+        code: 3,
+        message: format!("there is no repository {said}{hint}"),
+    }
+}
+
+/// What was seen of the records.
+pub async fn records(session: &Session) -> Actual {
+    session.host.observe(Scope::Records).await
+}
+
+/// Carries out what the command asks of one repository.
+pub async fn carry_out(
+    mut session: Session,
+    guid: Guid,
+    act: Act,
+    done: &str,
+    already: &str,
+) -> anyhow::Result<u8> {
+    session.source.acts.insert(guid, act);
+    session.carry_out(guid, done, already).await
+}
+
+/// The user, and the command that was run.
+pub fn by(command: &str) -> String {
+    let user = std::env::var("SUDO_USER").unwrap_or_else(|_| "root".to_owned());
+    format!("{}: `{command}`", user.escape_debug())
+}

@@ -1,0 +1,37 @@
+use super::{Which, absent, carry_out, find, records};
+use crate::cli::session::{Meant, Session};
+use crate::model::{Act, Layout};
+
+/// Open a repository and start what its manifests say
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Exit code 0 done, 3 where it is absent or something failed.
+pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
+    let session = Session::command(layout.clone())?;
+    let said = args.which.said();
+    let actual = records(&session).await;
+    let found = find(&actual, said, false)?.ok_or_else(|| absent(&actual, said))?;
+    let name = found.record.name.to_string();
+    let Some(owner) = &found.record.owner else {
+        let (done, already) = (format!("{name} is up"), format!("{name} is up already"));
+        return carry_out(session, found.guid, Act::Up, &done, &already).await;
+    };
+    if found.record.suspended.is_some() {
+        let done = format!("{name} is no longer suspended");
+        let code = carry_out(session, found.guid, Act::Resume, &done, &done).await?;
+        if code != 0 {
+            return Ok(code);
+        }
+    }
+    let meant = Meant {
+        file: Some(owner.source.clone().into()),
+        ..Meant::default()
+    };
+    let session = Session::open(layout, &meant)?;
+    let (done, already) = (format!("{name} is up"), format!("{name} is up already"));
+    session.carry_out(found.guid, &done, &already).await
+}

@@ -1,0 +1,539 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures::future::join_all;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::{Busy, Held, Lock, Locking, Mode, Options, Performed, Progress, Report, Wave, failed};
+use crate::host::{Blame, Cx, Done, Host, Scope, StepError};
+use crate::model::{Actual, Blocked, Danger, Guid, Object, Part, Repository, Step};
+use crate::plan::{Limits, Plan, Share, Tried, plan};
+use crate::resolve::{Ids, Source, resolve};
+
+/// A cold start takes five; more than this is a planner that goes in circles.
+const MOST_WAVES: usize = 24;
+
+/// How often one step may be needed in one run: done, undone by the machine,
+/// done again. The third time it is not drift but a loop.
+const MOST_REPEATS: usize = 2;
+
+/// How many repositories are worked on at once. Who waits does not count.
+const WORKERS: usize = 16;
+
+/// The pieces of a run.
+pub struct Reconciler<'a, H, L> {
+    /// The machine.
+    pub host: &'a H,
+    /// Its locks.
+    pub locks: &'a L,
+    /// What is wanted, and by whom.
+    pub source: &'a Source,
+    /// Where new ids come from.
+    pub ids: &'a Ids,
+    /// What may be done.
+    pub options: &'a Options,
+    /// Who is told.
+    pub progress: &'a dyn Progress,
+    /// What the pieces know of each other.
+    pub shared: &'a Shared,
+}
+
+/// How a repository came to rest.
+#[derive(Clone, Debug, Default)]
+pub struct Rest {
+    /// What is in the way.
+    pub blocked: BTreeMap<Object, Blocked>,
+    /// Another renet works on it.
+    pub busy: Option<Busy>,
+    /// Whether it was told to end before it was done.
+    pub interrupted: bool,
+}
+
+/// What the pieces of a run know of each other.
+#[derive(Debug)]
+pub struct Shared {
+    state: Mutex<State>,
+    workers: Semaphore,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            workers: Semaphore::new(WORKERS),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    performed: Vec<Performed>,
+    changed: usize,
+    /// The last look at each repository.
+    seen: BTreeMap<Guid, Repository>,
+    /// What the last plan for each object says against it.
+    standing: BTreeMap<Object, Blocked>,
+    working: BTreeSet<Guid>,
+    tried: Tried,
+    busy: Vec<(Object, Busy)>,
+    interrupted: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many steps changed something.
+    pub(super) fn performed(&self) -> usize {
+        self.state().changed
+    }
+
+    /// Whether nothing ended the run.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.state();
+        !state.interrupted && state.busy.is_empty()
+    }
+
+    /// These repositories are about to be worked on.
+    pub(super) fn busy(&self, work: &BTreeSet<Guid>) {
+        self.state().working.extend(work);
+    }
+
+    /// The worker of a repository panicked.
+    pub(super) fn crashed(&self, guid: Guid, said: &str) {
+        let mut state = self.state();
+        state.working.remove(&guid);
+        let why = Blocked::StepFailed {
+            step: "reconcile".to_owned(),
+            error: format!("renet crashed on it: {said}"),
+        };
+        state.tried.insert(Object::Repository(guid), why);
+    }
+
+    /// Takes what was seen of a repository for what it is.
+    pub fn saw(&self, actual: &Actual, share: Share) {
+        let mut state = self.state();
+        let all = actual.repositories.known().into_iter().flatten();
+        for (guid, repo) in all.filter(|(guid, _)| share.covers(&Object::Repository(**guid))) {
+            state.seen.insert(*guid, repo.clone());
+        }
+    }
+
+    fn settled(&self, share: Share, plan: &Plan) {
+        let mut state = self.state();
+        state.standing.retain(|object, _| !share.covers(object));
+        let blocked = plan.blocked.iter();
+        let blocked = blocked.map(|(object, why)| (object.clone(), why.clone()));
+        state.standing.extend(blocked);
+    }
+
+    pub(super) fn report(self: &Shared, mut last: Wave) -> Report {
+        let mut state = self.state();
+        // What a bound held back is planned by every look, and never done.
+        for (object, why) in &state.standing {
+            if *why == Blocked::NotShown {
+                last.plan
+                    .blocked
+                    .entry(object.clone())
+                    .or_insert_with(|| why.clone());
+                let of = object.repository();
+                last.plan
+                    .steps
+                    .retain(|step| of.is_none() || step.repository() != of);
+            }
+        }
+        Report {
+            performed: std::mem::take(&mut state.performed),
+            last,
+            busy: std::mem::take(&mut state.busy),
+            interrupted: state.interrupted,
+        }
+    }
+}
+
+/// How the steps of a wave ended.
+enum End {
+    /// All were done, or the next look decides.
+    Look,
+    /// Told to end.
+    Interrupted,
+    /// A lock could not be had.
+    Busy(Busy),
+}
+
+/// What is held while steps are performed.
+struct Hand<'a> {
+    locks: Vec<Held>,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl<H: Host, L: Locking> Reconciler<'_, H, L> {
+    /// Opens the datastore and settles the machine's record.
+    pub async fn base(&self) {
+        let share = Share::Base;
+        let mut hand = None;
+        for _ in 0..MOST_WAVES {
+            let wave = self.look(share, Scope::Records, None).await;
+            self.shared.settled(share, &wave.plan);
+            if wave.plan.steps.is_empty() {
+                return;
+            }
+            // Nothing is done by a plan that was made without the lock.
+            let Some(held) = &mut hand else {
+                match self.locks.lock(Lock::Datastore, Mode::Alone).await {
+                    Ok(lock) => {
+                        hand = Some(Hand {
+                            locks: vec![lock],
+                            _permit: None,
+                        });
+                    }
+                    Err(busy) => {
+                        let mut state = self.shared.state();
+                        state.busy.push((Object::Datastore, busy));
+                        return;
+                    }
+                }
+                continue;
+            };
+            match self.perform_all(&wave, held, share).await {
+                End::Look => {}
+                End::Interrupted => return,
+                End::Busy(busy) => {
+                    let mut state = self.shared.state();
+                    state.busy.push((Object::Datastore, busy));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Looks at everything and plans everything, without locks.
+    pub async fn survey(&self, retires: Option<&BTreeSet<Object>>) -> Wave {
+        let wave = self.look(Share::All, Scope::All, retires).await;
+        self.shared.saw(&wave.actual, Share::All);
+        wave
+    }
+
+    /// Takes one repository through its waves, until nothing is left to do or
+    /// nothing more can be done.
+    pub async fn repository(&self, guid: Guid, retires: &BTreeSet<Object>) -> Rest {
+        let share = Share::Repository(guid);
+        self.shared.busy(&BTreeSet::from([guid]));
+        let rest = self.waves(guid, retires).await;
+        let mut state = self.shared.state();
+        state.working.remove(&guid);
+        state.interrupted |= rest.interrupted;
+        if let Some(busy) = &rest.busy {
+            state.busy.push((Object::Repository(guid), busy.clone()));
+        }
+        drop(state);
+        tracing::debug!(%guid, ?share, blocked = rest.blocked.len(), "at rest");
+        rest
+    }
+
+    async fn waves(&self, guid: Guid, retires: &BTreeSet<Object>) -> Rest {
+        let share = Share::Repository(guid);
+        let mut bound: Option<BTreeSet<Danger>> = self
+            .options
+            .shown
+            .as_ref()
+            .map(|shown| shown.danger.clone());
+        let mut first: Option<Actual> = None;
+        let mut rest = Rest::default();
+        let mut hand = None;
+        for _ in 0..MOST_WAVES {
+            if hand.is_none() {
+                match self.take(guid).await {
+                    Ok(held) => hand = Some(held),
+                    Err(busy) => {
+                        rest.busy = Some(busy);
+                        return rest;
+                    }
+                }
+            }
+            let Some(held) = &mut hand else { break };
+            let scope = Scope::Repository(guid);
+            let mut wave = self.look(share, scope, Some(retires)).await;
+            self.shared.saw(&wave.actual, share);
+            let first = first.get_or_insert_with(|| wave.actual.clone());
+            // Without a shown plan the first locked one is the bound.
+            let bound = bound.get_or_insert_with(|| wave.plan.danger.clone());
+            let mut danger = wave.plan.danger_against(first).into_iter();
+            if danger.any(|danger| !danger.is_within(bound)) {
+                wave.plan.steps.clear();
+                let blocked = &mut wave.plan.blocked;
+                blocked.insert(Object::Repository(guid), Blocked::NotShown);
+            }
+            self.shared.settled(share, &wave.plan);
+            rest.blocked = wave.plan.blocked.clone();
+            if wave.plan.steps.is_empty() {
+                return rest;
+            }
+            match self.perform_all(&wave, held, share).await {
+                End::Look => {}
+                End::Interrupted => {
+                    rest.interrupted = true;
+                    return rest;
+                }
+                End::Busy(busy) => {
+                    rest.busy = Some(busy);
+                    return rest;
+                }
+            }
+        }
+        let why = Blocked::StepFailed {
+            step: "reconcile".to_owned(),
+            error: format!("still not at rest after {MOST_WAVES} looks"),
+        };
+        rest.blocked.insert(Object::Repository(guid), why);
+        rest
+    }
+
+    /// Publishes what was seen to run. Under the routes' lock: what is published
+    /// was computed from the last word of everybody.
+    pub async fn routes(&self, retires: &BTreeSet<Object>) {
+        let share = Share::Routes;
+        let lock = match self.locks.lock(Lock::Routes, Mode::Alone).await {
+            Ok(lock) => lock,
+            Err(busy) => {
+                self.shared.state().busy.push((Object::Proxy, busy));
+                return;
+            }
+        };
+        let mut hand = Hand {
+            locks: vec![lock],
+            _permit: None,
+        };
+        for _ in 0..MOST_WAVES {
+            let wave = self.look(share, Scope::Records, Some(retires)).await;
+            self.shared.settled(share, &wave.plan);
+            if wave.plan.steps.is_empty() {
+                return;
+            }
+            match self.perform_all(&wave, &mut hand, share).await {
+                End::Look => {}
+                End::Interrupted => return,
+                End::Busy(busy) => {
+                    self.shared.state().busy.push((Object::Proxy, busy));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One look at a share, and the plan for it.
+    async fn look(&self, share: Share, scope: Scope, retires: Option<&BTreeSet<Object>>) -> Wave {
+        let mut actual = self.host.observe(scope).await;
+        let desired = resolve(self.source, &actual, self.ids, self.host, scope).await;
+        let (tried, standing, busy) = {
+            let state = self.shared.state();
+            if share == Share::Routes {
+                remember(&mut actual, &state.seen);
+            }
+            // What others say; its own words it finds anew.
+            let others = state.standing.iter();
+            let standing: BTreeMap<Object, Blocked> = others
+                .filter(|(object, _)| share == Share::Routes && !share.covers(object))
+                .map(|(object, why)| (object.clone(), why.clone()))
+                .collect();
+            (state.tried.clone(), standing, state.working.clone())
+        };
+        let limits = Limits {
+            tried: &tried,
+            retires,
+            standing: &standing,
+            busy: &busy,
+        };
+        let mut plan = plan(&desired, &actual, &limits, share);
+        if share == Share::Routes {
+            plan.blocked.retain(|object, _| share.covers(object));
+        }
+        Wave {
+            desired,
+            actual,
+            plan,
+        }
+    }
+
+    /// The datastore with others, the repository alone, and a worker's place.
+    async fn take(&self, guid: Guid) -> Result<Hand<'_>, Busy> {
+        let locks = self.locks;
+        let datastore = locks.lock(Lock::Datastore, Mode::Shared).await?;
+        let repository = locks.lock(Lock::Repository(guid), Mode::Alone).await?;
+        Ok(Hand {
+            locks: vec![datastore, repository],
+            _permit: self.shared.workers.acquire().await.ok(),
+        })
+    }
+
+    /// Performs a wave's steps in their order, until one fails or what comes next
+    /// depends on more than the plan could know.
+    async fn perform_all<'s>(&'s self, wave: &Wave, hand: &mut Hand<'s>, share: Share) -> End {
+        let mut waits = Vec::new();
+        for step in &wave.plan.steps {
+            if self.options.cancel.is_cancelled() {
+                return self.interrupted();
+            }
+            // What comes after a wait is for the next look; other projects go on.
+            if step.only_waits() {
+                waits.push(step);
+            }
+            if waits.iter().any(|wait| wait.object() == step.object()) {
+                continue;
+            }
+            let cx = self.cx(hand);
+            let outcome = match self.again(step) {
+                Some(error) => Err(error),
+                None => {
+                    let lock = match step.writes_record() {
+                        true => match self.locks.lock(Lock::Machine, Mode::Alone).await {
+                            Ok(lock) => Some(lock),
+                            Err(busy) => return End::Busy(busy),
+                        },
+                        false => None,
+                    };
+                    let began = Instant::now();
+                    self.progress.begins(&wave.desired, step);
+                    let outcome = self.host.perform(step, &cx).await;
+                    drop(lock);
+                    self.ended(wave, step, &outcome, began);
+                    outcome
+                }
+            };
+            if let Err(error) = outcome {
+                self.fails(step, &error, &cx).await;
+                return End::Look;
+            }
+        }
+        match share {
+            Share::Repository(guid) if !waits.is_empty() => {
+                self.wait(wave, &waits, hand, guid).await
+            }
+            _ => End::Look,
+        }
+    }
+
+    fn cx(&self, hand: &Hand<'_>) -> Cx {
+        Cx {
+            locks: hand.locks.iter().filter_map(Held::file).collect(),
+            ..self.options.cx.clone()
+        }
+    }
+
+    /// A step that does not last is not done for ever.
+    fn again(&self, step: &Step) -> Option<StepError> {
+        let state = self.shared.state();
+        let same = |performed: &&Performed| {
+            performed.outcome == Ok(Done::Changed) && performed.step == *step
+        };
+        let count = state.performed.iter().filter(same).count();
+        (count >= MOST_REPEATS)
+            .then(|| StepError::machine("it was done in this run and did not last"))
+    }
+
+    fn ended(&self, wave: &Wave, step: &Step, outcome: &Result<Done, StepError>, began: Instant) {
+        let performed = Performed {
+            step: step.clone(),
+            outcome: outcome.clone(),
+            took: began.elapsed(),
+        };
+        self.progress.ended(&wave.desired, &performed);
+        let mut state = self.shared.state();
+        state.changed += usize::from(*outcome == Ok(Done::Changed));
+        state.performed.push(performed);
+    }
+
+    /// Waits without any lock, for all at once; whether what was waited for is
+    /// still what matters is found out under the lock again.
+    async fn wait<'s>(
+        &'s self,
+        wave: &Wave,
+        waits: &[&Step],
+        hand: &mut Hand<'s>,
+        guid: Guid,
+    ) -> End {
+        let cx = Cx {
+            locks: Vec::new(),
+            ..self.options.cx.clone()
+        };
+        hand.locks.clear();
+        hand._permit = None;
+        let each = waits.iter().map(async |step| {
+            let began = Instant::now();
+            self.progress.begins(&wave.desired, step);
+            (self.host.perform(step, &cx).await, began)
+        });
+        let outcomes = tokio::select! {
+            biased;
+            () = self.options.cancel.cancelled() => return self.interrupted(),
+            outcomes = join_all(each) => outcomes,
+        };
+        match self.take(guid).await {
+            Ok(again) => *hand = again,
+            Err(busy) => return End::Busy(busy),
+        }
+        let mut now = None;
+        for (step, (outcome, began)) in waits.iter().zip(outcomes) {
+            if let Err(error) = &outcome {
+                if now.is_none() {
+                    now = Some(self.host.observe(Scope::Repository(guid)).await);
+                }
+                // Somebody else has changed what was waited for: its end says nothing.
+                if now.as_ref().is_some_and(|now| !step.is_still_about(now)) {
+                    continue;
+                }
+                self.ended(wave, step, &outcome, began);
+                self.fails(step, error, &self.cx(hand)).await;
+            } else {
+                self.ended(wave, step, &outcome, began);
+            }
+        }
+        End::Look
+    }
+
+    fn interrupted(&self) -> End {
+        self.shared.state().interrupted = true;
+        End::Interrupted
+    }
+
+    /// Remembers a failure: of the revision in the record, of the machine for
+    /// this run.
+    async fn fails(&self, step: &Step, error: &StepError, cx: &Cx) {
+        tracing::warn!(%step, %error, "step failed");
+        if error.blame == Blame::Race {
+            return;
+        }
+        if error.blame == Blame::Revision
+            && let Some(note) = step.on_error()
+        {
+            let noted = match self.locks.lock(Lock::Machine, Mode::Alone).await {
+                Ok(_lock) => self.host.perform(&note, cx).await,
+                Err(busy) => Err(StepError::machine(busy.to_string())),
+            };
+            if let Err(error) = noted {
+                tracing::warn!(step = %note, %error, "could not note the failed revision");
+            }
+        }
+        let mut state = self.shared.state();
+        state.tried.insert(step.object(), failed(step, error));
+    }
+}
+
+/// Fills in what was seen of each repository when it was last looked at.
+fn remember(actual: &mut Actual, seen: &BTreeMap<Guid, Repository>) {
+    let Part::Known(all) = &mut actual.repositories else {
+        return;
+    };
+    for (guid, repo) in all {
+        if let Some(before) = seen.get(guid) {
+            let (record, mirror) = (repo.record.clone(), repo.mirror.clone());
+            *repo = Repository {
+                record,
+                mirror,
+                ..before.clone()
+            };
+        }
+    }
+}

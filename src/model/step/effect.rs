@@ -1,0 +1,246 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Step;
+use crate::model::{
+    Actual, Container, ContainerState, Daemon, FileSeen, FilesSeen, Health, MachineRecord, Made,
+    Mount, Part, Proxy, Record, Volume,
+};
+
+impl Step {
+    /// What becomes of the machine. Defined only where the step is [`Step::ready`];
+    /// changes only what the step names.
+    pub fn effect(&self, a: &mut Actual) {
+        match self {
+            Step::ClearStaging(volume) => a.storage_mut(*volume).staging = Part::Absent,
+            Step::Format { volume, size, uuid } => {
+                a.storage_mut(*volume).file = Part::Known(*size);
+                match volume {
+                    Volume::Datastore => {
+                        a.datastore.identity = Part::Known(*uuid);
+                        a.datastore.layout = Part::Absent;
+                        a.machine = Part::Absent;
+                        a.repositories = Part::Known(BTreeMap::new());
+                    }
+                    Volume::Image(guid) => {
+                        // Just made, so known to be empty.
+                        let repo = a.repo_mut(*guid);
+                        repo.slots = Part::Absent;
+                        repo.files = Part::Absent;
+                        repo.images = Part::Absent;
+                        repo.containers = Part::Absent;
+                    }
+                }
+            }
+            Step::GrowFile { volume, size } => a.storage_mut(*volume).file = Part::Known(*size),
+            Step::Attach(volume) | Step::GrowDevice(volume) => {
+                let storage = a.storage_mut(*volume);
+                storage.device = storage.file.clone();
+            }
+            Step::Mount(volume) => {
+                let storage = a.storage_mut(*volume);
+                if let Part::Known(size) = storage.device {
+                    storage.mount = Part::Known(Mount { size });
+                }
+                match volume {
+                    Volume::Datastore => a.repositories.or_known(BTreeMap::new()),
+                    Volume::Image(guid) => a.repo_mut(*guid).files.or_known(BTreeMap::new()),
+                }
+            }
+            Step::GrowFs(volume) => {
+                let storage = a.storage_mut(*volume);
+                if let Part::Known(size) = storage.device {
+                    storage.mount = Part::Known(Mount { size });
+                }
+            }
+            Step::Unmount(volume) => {
+                a.storage_mut(*volume).mount = Part::Absent;
+                match volume {
+                    Volume::Datastore => {
+                        a.datastore.layout = Part::Hidden;
+                        a.machine = Part::Hidden;
+                        a.repositories = Part::Hidden;
+                    }
+                    Volume::Image(guid) => {
+                        let repo = a.repo_mut(*guid);
+                        repo.slots = Part::Hidden;
+                        repo.files = Part::Hidden;
+                    }
+                }
+            }
+            Step::Detach(volume) => a.storage_mut(*volume).device = Part::Absent,
+            Step::LayOut => a.datastore.layout = Part::Known(()),
+            Step::NoteDatastore(uuid) => a.datastore.note = Part::Known(*uuid),
+            Step::ClaimMachine { name, owner } => {
+                a.machine.or_known(MachineRecord::default());
+                if let Part::Known(machine) = &mut a.machine {
+                    machine.name = Some(name.clone());
+                    machine.owner = Some(owner.clone());
+                }
+            }
+            Step::Reserve {
+                guid,
+                name,
+                network,
+            } => {
+                let repo = a.repo_mut(*guid);
+                repo.record = Part::Known(Record::new(name.clone(), *network));
+                repo.stray_network = None;
+                a.machine.or_known(MachineRecord::default());
+                if let Part::Known(machine) = &mut a.machine {
+                    machine.next_network = machine.next_network.max(network.next());
+                }
+            }
+            Step::Record(guid, patch) => {
+                if let Part::Known(record) = &mut a.repo_mut(*guid).record {
+                    patch.apply(record);
+                }
+            }
+            Step::Trash(guid) => {
+                let repo = a.repo_mut(*guid);
+                repo.trash = std::mem::take(&mut repo.storage.file);
+            }
+            Step::Untrash(guid) => {
+                let repo = a.repo_mut(*guid);
+                repo.storage.file = std::mem::take(&mut repo.trash);
+            }
+            Step::Purge { guid, .. } => {
+                let repo = a.repo_mut(*guid);
+                repo.trash = Part::Absent;
+                repo.slots = Part::Absent;
+                repo.files = Part::Absent;
+                repo.images = Part::Absent;
+                repo.containers = Part::Absent;
+            }
+            Step::DropRecord(guid) => {
+                if let Part::Known(all) = &mut a.repositories {
+                    all.remove(guid);
+                }
+            }
+            Step::MirrorSlots(guid, slots) => {
+                a.repo_mut(*guid).mirror = Part::Known(slots.clone());
+            }
+            Step::WriteSlots(guid, slots) => a.repo_mut(*guid).slots = Part::Known(slots.clone()),
+            Step::StartDaemon { guid, .. } => {
+                let repo = a.repo_mut(*guid);
+                let served = repo.daemon.known().is_some_and(|daemon| daemon.serving);
+                repo.daemon = Part::Known(Daemon {
+                    serving: true,
+                    supervised: true,
+                });
+                if served {
+                    // Only a supervisor was added; containers outlive the change of daemon.
+                    return;
+                }
+                repo.images.or_known(BTreeSet::new());
+                repo.containers.or_known(BTreeMap::new());
+            }
+            Step::StopDaemon { guid, .. } => {
+                let repo = a.repo_mut(*guid);
+                repo.daemon = Part::Absent;
+                repo.images = Part::Hidden;
+                repo.containers = Part::Hidden;
+            }
+            Step::WriteFiles { guid, project } => {
+                let seen = FilesSeen {
+                    digest: project.files.digest().clone(),
+                    files: project
+                        .files
+                        .files()
+                        .iter()
+                        .map(|(path, file)| {
+                            (path.clone(), FileSeen::of(&file.bytes, file.executable))
+                        })
+                        .collect(),
+                };
+                let repo = a.repo_mut(*guid);
+                repo.files.or_known(BTreeMap::new());
+                if let Part::Known(files) = &mut repo.files {
+                    files.insert(project.name.clone(), seen);
+                }
+            }
+            Step::EraseFiles { guid, project } => {
+                if let Part::Known(files) = &mut a.repo_mut(*guid).files {
+                    files.remove(project);
+                }
+            }
+            Step::FetchImages { guid, project, .. } => {
+                let repo = a.repo_mut(*guid);
+                repo.images.or_known(BTreeSet::new());
+                if let Part::Known(images) = &mut repo.images {
+                    images.extend(project.images());
+                }
+            }
+            Step::Up { guid, project, .. } => {
+                let repo = a.repo_mut(*guid);
+                repo.containers.or_known(BTreeMap::new());
+                if let Part::Known(all) = &mut repo.containers {
+                    let before = all.remove(&project.name).unwrap_or_default();
+                    let after: BTreeMap<String, Container> = project
+                        .services
+                        .iter()
+                        .map(|(name, service)| {
+                            let kept = before.get(name).filter(|container| {
+                                container.config_hash == service.config_hash
+                                    && !container.stale_image
+                                    && container.state == ContainerState::Running
+                            });
+                            let container = kept.cloned().unwrap_or_else(|| Container {
+                                id: Made::New,
+                                started: Made::New,
+                                config_hash: service.config_hash.clone(),
+                                stale_image: false,
+                                state: ContainerState::Running,
+                                health: Health::New,
+                            });
+                            (name.clone(), container)
+                        })
+                        .collect();
+                    if !after.is_empty() {
+                        all.insert(project.name.clone(), after);
+                    }
+                }
+            }
+            Step::Wait { guid, project, .. } => {
+                let repo = a.repo_mut(*guid);
+                let containers = repo
+                    .containers
+                    .known_mut()
+                    .and_then(|all| all.get_mut(&project.name));
+                for (name, container) in containers.into_iter().flatten() {
+                    if project
+                        .services
+                        .get(name)
+                        .is_some_and(|service| service.completes)
+                    {
+                        container.state = ContainerState::Exited(0);
+                    }
+                    container.health = Health::Healthy;
+                }
+            }
+            Step::Down { guid, project, .. } => {
+                if let Part::Known(all) = &mut a.repo_mut(*guid).containers {
+                    all.remove(project);
+                }
+            }
+            Step::RecordRoute { name, route } => {
+                a.routes.or_known(BTreeMap::new());
+                if let Part::Known(routes) = &mut a.routes {
+                    routes.insert(name.clone(), route.clone());
+                }
+            }
+            Step::ForgetRoute(name) => {
+                if let Part::Known(routes) = &mut a.routes {
+                    routes.remove(name);
+                }
+            }
+            Step::StartProxy(spec) => {
+                a.proxy = Part::Known(Proxy {
+                    spec: spec.clone(),
+                    supervised: true,
+                });
+            }
+            Step::StopProxy => a.proxy = Part::Absent,
+            Step::PublishRoutes(table) => a.published = Part::Known(table.clone()),
+        }
+    }
+}

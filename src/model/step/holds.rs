@@ -1,0 +1,136 @@
+use std::collections::BTreeMap;
+
+use super::Step;
+use crate::model::{Actual, ContainerState, Health, Repository, RouteTable, Slots, Stop};
+
+impl Step {
+    /// Whether the machine is already as this step would make it.
+    pub fn holds(&self, a: &Actual) -> Result<bool, Stop> {
+        let absent = Repository::default();
+        Ok(match self {
+            Step::ClearStaging(volume) => a.storage(*volume)?.staging.get()?.is_none(),
+            Step::Format { volume, .. } => a.storage(*volume)?.file.get()?.is_some(),
+            Step::GrowFile { volume, size } => {
+                a.storage(*volume)?.file.get()?.is_some_and(|is| is >= size)
+            }
+            Step::Attach(volume) => a.storage(*volume)?.device.get()?.is_some(),
+            Step::GrowDevice(volume) => {
+                let storage = a.storage(*volume)?;
+                storage.device.get()?.is_some() && storage.device.get()? == storage.file.get()?
+            }
+            Step::Mount(volume) => a.storage(*volume)?.mount.get()?.is_some(),
+            Step::GrowFs(volume) => {
+                let storage = a.storage(*volume)?;
+                let size = storage.mount.get()?.map(|mount| mount.size);
+                size.is_some() && size == storage.device.get()?.copied()
+            }
+            Step::Unmount(volume) => a.storage(*volume)?.mount.get()?.is_none(),
+            Step::Detach(volume) => a.storage(*volume)?.device.get()?.is_none(),
+            Step::LayOut => a.datastore.layout.get()?.is_some(),
+            Step::NoteDatastore(uuid) => a.datastore.note.get()? == Some(uuid),
+            Step::ClaimMachine { name, owner } => a.machine.get()?.is_some_and(|machine| {
+                machine.name.as_ref() == Some(name) && machine.owner.as_ref() == Some(owner)
+            }),
+            Step::Reserve { guid, .. } => a.repo(*guid, &absent)?.record.get()?.is_some(),
+            Step::Record(guid, patch) => a
+                .repo(*guid, &absent)?
+                .record
+                .get()?
+                .is_some_and(|record| patch.holds(record)),
+            Step::Trash(guid) => a.repo(*guid, &absent)?.storage.file.get()?.is_none(),
+            Step::Untrash(guid) | Step::Purge { guid, .. } => {
+                a.repo(*guid, &absent)?.trash.get()?.is_none()
+            }
+            Step::DropRecord(guid) => a.repo(*guid, &absent)?.record.get()?.is_none(),
+            // None is not the same as an empty one: an image whose slots nobody has
+            // seen has no mirror.
+            Step::MirrorSlots(guid, slots) => a.repo(*guid, &absent)?.mirror.get()? == Some(slots),
+            Step::WriteSlots(guid, slots) => {
+                a.repo(*guid, &absent)?
+                    .slots
+                    .get()?
+                    .unwrap_or(&Slots::default())
+                    == slots
+            }
+            Step::StartDaemon { guid, .. } => a
+                .repo(*guid, &absent)?
+                .daemon
+                .get()?
+                .is_some_and(|daemon| daemon.serving && daemon.supervised),
+            Step::StopDaemon { guid, .. } => a.repo(*guid, &absent)?.daemon.get()?.is_none(),
+            Step::WriteFiles { guid, project } => a
+                .repo(*guid, &absent)?
+                .files
+                .get()?
+                .and_then(|files| files.get(&project.name))
+                .is_some_and(|files| files.digest == *project.files.digest()),
+            Step::EraseFiles { guid, project } => a
+                .repo(*guid, &absent)?
+                .files
+                .get()?
+                .is_none_or(|files| !files.contains_key(project)),
+            Step::FetchImages { guid, project, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                repo.images
+                    .get()?
+                    .is_some_and(|images| project.images().is_subset(images))
+            }
+            Step::Up { guid, project, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                let Some(containers) = repo.containers.get()? else {
+                    return Ok(false);
+                };
+                let none = BTreeMap::new();
+                let containers = containers.get(&project.name).unwrap_or(&none);
+                containers.len() == project.services.len()
+                    && project.services.iter().all(|(name, service)| {
+                        containers.get(name).is_some_and(|container| {
+                            container.config_hash == service.config_hash
+                                && !container.stale_image
+                                && match container.state {
+                                    ContainerState::Running => true,
+                                    ContainerState::Exited(status) => {
+                                        service.completes && status == 0
+                                    }
+                                    ContainerState::Other => false,
+                                }
+                        })
+                    })
+            }
+            Step::Wait { guid, project, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                let Some(containers) = repo.containers.get()? else {
+                    return Ok(false);
+                };
+                let none = BTreeMap::new();
+                let containers = containers.get(&project.name).unwrap_or(&none);
+                project.services.iter().all(|(name, service)| {
+                    containers.get(name).is_some_and(|container| {
+                        container.state == ContainerState::Running
+                            && container.health == Health::Healthy
+                            || service.completes && container.state == ContainerState::Exited(0)
+                    })
+                })
+            }
+            Step::Down { guid, project, .. } => a
+                .repo(*guid, &absent)?
+                .containers
+                .get()?
+                .is_none_or(|containers| !containers.contains_key(project)),
+            Step::RecordRoute { name, route } => a
+                .routes
+                .get()?
+                .is_some_and(|routes| routes.get(name) == Some(route)),
+            Step::ForgetRoute(name) => a
+                .routes
+                .get()?
+                .is_none_or(|routes| !routes.contains_key(name)),
+            Step::StartProxy(spec) => a
+                .proxy
+                .get()?
+                .is_some_and(|proxy| proxy.spec == *spec && proxy.supervised),
+            Step::StopProxy => a.proxy.get()?.is_none(),
+            Step::PublishRoutes(table) => a.published.get()?.unwrap_or(&RouteTable::new()) == table,
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! The one vocabulary of change: [`Step`], and the pure questions about one, a
+//! file each.
+
+mod danger;
+mod effect;
+mod holds;
+mod ready;
+mod residue;
+mod show;
+
+pub use danger::Danger;
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{
+    Actual, DataLossPermit, Guid, Name, NetworkId, Object, Owner, Patch, ProjectSpec, ProxySpec,
+    RouteRecord, RouteTable, Size, Slots, Volume,
+};
+
+/// The smallest change of the machine after which observing tells truthfully
+/// where it stopped. Steps are data; `host` performs them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Removes a half-made file under its temporary name.
+    ClearStaging(Volume),
+    /// Makes a file with a file system in it, under a temporary name, committed
+    /// by rename. BTRFS for the datastore, ext4 for an image.
+    Format {
+        /// What is made.
+        volume: Volume,
+        /// How large.
+        size: Size,
+        /// The file system's UUID.
+        uuid: Uuid,
+    },
+    /// Makes the file larger.
+    GrowFile {
+        /// Which.
+        volume: Volume,
+        /// To this size.
+        size: Size,
+    },
+    /// Attaches a loop device, or finds the one that is attached.
+    Attach(Volume),
+    /// Lets the loop device see its file's size.
+    GrowDevice(Volume),
+    /// Mounts the file system.
+    Mount(Volume),
+    /// Lets the file system fill its device.
+    GrowFs(Volume),
+    /// Unmounts it.
+    Unmount(Volume),
+    /// Detaches the loop device.
+    Detach(Volume),
+    /// Makes the datastore's subvolume and folders.
+    LayOut,
+    /// Notes that this datastore belongs to this machine.
+    NoteDatastore(Uuid),
+    /// Notes the machine's name and who declares it.
+    ClaimMachine {
+        /// Its name.
+        name: Name,
+        /// Who declares it.
+        owner: Owner,
+    },
+    /// Writes a new repository's record; fails if the name or network was taken meanwhile.
+    Reserve {
+        /// The repository.
+        guid: Guid,
+        /// Its name.
+        name: Name,
+        /// Its network.
+        network: NetworkId,
+    },
+    /// Changes a record.
+    Record(Guid, Patch),
+    /// Moves a deleted repository's image into the trash.
+    Trash(Guid),
+    /// Moves an image back from the trash.
+    Untrash(Guid),
+    /// Destroys an image in the trash.
+    Purge {
+        /// Whose.
+        guid: Guid,
+        /// The leave to do so.
+        permit: DataLossPermit,
+    },
+    /// Forgets a deleted repository of which nothing is left.
+    DropRecord(Guid),
+    /// Writes the slots outside the image.
+    MirrorSlots(Guid, Slots),
+    /// Writes the slots inside the image.
+    WriteSlots(Guid, Slots),
+    /// Starts a supervised Docker daemon.
+    StartDaemon {
+        /// Whose.
+        guid: Guid,
+        /// On which network.
+        network: NetworkId,
+    },
+    /// Stops the containers, then the daemon and its supervisor.
+    StopDaemon {
+        /// Whose.
+        guid: Guid,
+        /// On which network.
+        network: NetworkId,
+    },
+    /// Writes a project's files.
+    WriteFiles {
+        /// The repository.
+        guid: Guid,
+        /// The project.
+        project: Arc<ProjectSpec>,
+    },
+    /// Removes the files that renet wrote for a project; other files stay.
+    EraseFiles {
+        /// The repository.
+        guid: Guid,
+        /// The project's name.
+        project: Name,
+    },
+    /// Builds or pulls the images that are missing, before anything is stopped.
+    FetchImages {
+        /// The repository.
+        guid: Guid,
+        /// Its network.
+        network: NetworkId,
+        /// The project.
+        project: Arc<ProjectSpec>,
+    },
+    /// `compose up` of what differs.
+    Up {
+        /// The repository.
+        guid: Guid,
+        /// Its network.
+        network: NetworkId,
+        /// The project.
+        project: Arc<ProjectSpec>,
+    },
+    /// Waits until every service of the project is well.
+    Wait {
+        /// The repository.
+        guid: Guid,
+        /// Its network.
+        network: NetworkId,
+        /// The project.
+        project: Arc<ProjectSpec>,
+    },
+    /// Stops and removes a project's containers.
+    Down {
+        /// The repository.
+        guid: Guid,
+        /// Its network.
+        network: NetworkId,
+        /// The project's name.
+        project: Name,
+    },
+    /// Notes a Route manifest.
+    RecordRoute {
+        /// Its name.
+        name: Name,
+        /// What it says.
+        route: RouteRecord,
+    },
+    /// Forgets a Route manifest.
+    ForgetRoute(Name),
+    /// Starts the supervised proxy, again if its settings changed.
+    StartProxy(ProxySpec),
+    /// Stops the proxy.
+    StopProxy,
+    /// Publishes the route table.
+    PublishRoutes(RouteTable),
+}
+
+impl Step {
+    /// What the step is done to.
+    pub fn object(&self) -> Object {
+        match self {
+            Step::ClearStaging(volume)
+            | Step::Format { volume, .. }
+            | Step::GrowFile { volume, .. }
+            | Step::Attach(volume)
+            | Step::GrowDevice(volume)
+            | Step::Mount(volume)
+            | Step::GrowFs(volume)
+            | Step::Unmount(volume)
+            | Step::Detach(volume) => match volume {
+                Volume::Datastore => Object::Datastore,
+                Volume::Image(guid) => Object::Repository(*guid),
+            },
+            Step::LayOut | Step::NoteDatastore(_) => Object::Datastore,
+            Step::ClaimMachine { .. } => Object::Machine,
+            Step::Record(
+                guid,
+                Patch::OwnProject(project)
+                | Patch::DisownProject(project)
+                | Patch::Failed(project, _)
+                | Patch::Passed(project)
+                | Patch::SuspendProject(project, _),
+            ) => Object::Service(*guid, project.clone()),
+            Step::Reserve { guid, .. }
+            | Step::Record(guid, _)
+            | Step::Trash(guid)
+            | Step::Untrash(guid)
+            | Step::Purge { guid, .. }
+            | Step::DropRecord(guid)
+            | Step::MirrorSlots(guid, _)
+            | Step::WriteSlots(guid, _)
+            | Step::StartDaemon { guid, .. }
+            | Step::StopDaemon { guid, .. } => Object::Repository(*guid),
+            Step::WriteFiles { guid, project }
+            | Step::FetchImages { guid, project, .. }
+            | Step::Up { guid, project, .. }
+            | Step::Wait { guid, project, .. } => Object::Service(*guid, project.name.clone()),
+            Step::Down { guid, project, .. } | Step::EraseFiles { guid, project } => {
+                Object::Service(*guid, project.clone())
+            }
+            Step::RecordRoute { name, .. } | Step::ForgetRoute(name) => Object::Route(name.clone()),
+            Step::StartProxy(_) | Step::StopProxy | Step::PublishRoutes(_) => Object::Proxy,
+        }
+    }
+
+    /// The repository that the step stands on: its own, or a route's.
+    pub fn repository(&self) -> Option<Guid> {
+        match self {
+            Step::RecordRoute { route, .. } => Some(route.repository),
+            _ => self.object().repository(),
+        }
+    }
+
+    /// Whether it writes what others look at to find out what is taken: done
+    /// under the machine's lock, a matter of milliseconds.
+    pub fn writes_record(&self) -> bool {
+        matches!(
+            self,
+            Step::ClaimMachine { .. }
+                | Step::Reserve { .. }
+                | Step::Record(..)
+                | Step::DropRecord(_)
+        )
+    }
+
+    /// Whether it only waits: it changes nothing, so no lock is held meanwhile
+    /// and it can be left at any time.
+    pub fn only_waits(&self) -> bool {
+        matches!(self, Step::Wait { .. })
+    }
+
+    /// Whether the revision that the step waits for is still the one in place.
+    pub fn is_still_about(&self, a: &Actual) -> bool {
+        match self {
+            Step::Wait { guid, project, .. } => {
+                let files = Step::WriteFiles {
+                    guid: *guid,
+                    project: project.clone(),
+                };
+                files.holds(a) == Ok(true) && self.ready(a).is_ok()
+            }
+            _ => true,
+        }
+    }
+
+    /// What to remember when the step fails for a reason that lies in its own
+    /// revision: a change of a record, nothing else.
+    pub fn on_error(&self) -> Option<Step> {
+        match self {
+            Step::FetchImages { guid, project, .. }
+            | Step::Up { guid, project, .. }
+            | Step::Wait { guid, project, .. } => Some(Step::Record(
+                *guid,
+                Patch::Failed(project.name.clone(), project.hash.clone()),
+            )),
+            _ => None,
+        }
+    }
+}

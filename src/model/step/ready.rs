@@ -1,0 +1,223 @@
+use super::Step;
+use crate::model::{Actual, Blocked, Repository, Stop, Volume};
+
+fn ready_if(condition: bool, what: &str) -> Result<(), Stop> {
+    if condition {
+        Ok(())
+    } else {
+        Err(Stop::Block(Blocked::NotReady(what.to_owned())))
+    }
+}
+
+impl Step {
+    /// Whether the step can be done now without being wrong on any machine.
+    pub fn ready(&self, a: &Actual) -> Result<(), Stop> {
+        let absent = Repository::default();
+        if let Some(guid) = self.object().repository() {
+            // Records, images and mount points all live in the datastore.
+            ready_if(
+                a.datastore.storage.mount.get()?.is_some(),
+                "the datastore is closed",
+            )?;
+            ready_if(
+                a.datastore.layout.get()?.is_some(),
+                "the datastore has no folders",
+            )?;
+            a.repo(guid, &absent)?;
+        }
+        match self {
+            Step::ClearStaging(_) | Step::PublishRoutes(_) | Step::ForgetRoute(_) => Ok(()),
+            Step::RecordRoute { route, .. } => {
+                let repo = a.repo(route.repository, &absent)?;
+                let slot = repo
+                    .mirror
+                    .get()?
+                    .and_then(|slots| slots.0.get(&route.service));
+                let network = repo.record.get()?.map(|record| record.network);
+                let fixed = slot
+                    .zip(network)
+                    .map(|(slot, network)| network.address(*slot));
+                ready_if(fixed == Some(route.address), "its address is not settled")
+            }
+            Step::Format { volume, .. } => {
+                let storage = a.storage(*volume)?;
+                ready_if(storage.file.get()?.is_none(), "the image is there")?;
+                ready_if(
+                    storage.staging.get()?.is_none(),
+                    "a half-made image is there",
+                )?;
+                match volume {
+                    Volume::Datastore => {
+                        ready_if(a.datastore.note.get()?.is_none(), "a datastore was noted")
+                    }
+                    Volume::Image(guid) => {
+                        let repo = a.repo(*guid, &absent)?;
+                        let record = repo.record.get()?;
+                        ready_if(
+                            record.is_some_and(|record| !record.created),
+                            "no record asks for a new image",
+                        )
+                    }
+                }
+            }
+            Step::GrowFile { volume, size } => {
+                let storage = a.storage(*volume)?;
+                ready_if(
+                    storage.file.get()?.is_some_and(|is| is <= size),
+                    "the file is missing, or larger",
+                )
+            }
+            Step::Attach(volume) => ready_if(
+                a.storage(*volume)?.file.get()?.is_some(),
+                "there is no file",
+            ),
+            Step::GrowDevice(volume) | Step::Mount(volume) => ready_if(
+                a.storage(*volume)?.device.get()?.is_some(),
+                "it is not attached",
+            ),
+            Step::GrowFs(volume) => ready_if(
+                a.storage(*volume)?.mount.get()?.is_some(),
+                "it is not mounted",
+            ),
+            Step::Unmount(volume) => match volume {
+                Volume::Image(guid) => ready_if(
+                    a.repo(*guid, &absent)?.daemon.get()?.is_none(),
+                    "its daemon is there",
+                ),
+                Volume::Datastore => {
+                    let none_open = a
+                        .repositories
+                        .get()?
+                        .is_none_or(|all| all.values().all(|repo| repo.storage.device.is_absent()));
+                    ready_if(none_open, "repositories are open")
+                }
+            },
+            Step::Detach(volume) => {
+                ready_if(a.storage(*volume)?.mount.get()?.is_none(), "it is mounted")
+            }
+            Step::LayOut | Step::NoteDatastore(_) | Step::ClaimMachine { .. } => ready_if(
+                a.datastore.storage.mount.get()?.is_some(),
+                "the datastore is closed",
+            ),
+            Step::Reserve {
+                name,
+                network,
+                guid,
+            } => {
+                let all = a.repositories.get()?;
+                let taken = all.into_iter().flatten().any(|(other, repo)| {
+                    other != guid
+                        && repo.record.known().is_some_and(|record| {
+                            record.is_live() && record.name == *name
+                                || record.holds_network() == Some(*network)
+                        })
+                });
+                ready_if(!taken, "the name or the network is taken")
+            }
+            Step::Trash(guid) => {
+                let repo = a.repo(*guid, &absent)?;
+                let deleted = repo.record.get()?.is_some_and(|record| !record.is_live());
+                ready_if(deleted, "it is not marked as deleted")?;
+                ready_if(repo.daemon.get()?.is_none(), "its daemon is there")?;
+                ready_if(repo.storage.mount.get()?.is_none(), "it is mounted")?;
+                ready_if(repo.storage.device.get()?.is_none(), "it is attached")?;
+                ready_if(
+                    repo.trash.get()?.is_none(),
+                    "an image of it is in the trash already",
+                )
+            }
+            Step::Untrash(guid) => {
+                let repo = a.repo(*guid, &absent)?;
+                let live = repo.record.get()?.is_some_and(|record| record.is_live());
+                ready_if(live, "it is marked as deleted")?;
+                ready_if(
+                    repo.storage.file.get()?.is_none(),
+                    "an image of it is there",
+                )
+            }
+            Step::Purge { guid, permit } => {
+                let repo = a.repo(*guid, &absent)?;
+                let deleted = repo.record.get()?.is_some_and(|record| !record.is_live());
+                ready_if(deleted, "it is not marked as deleted")?;
+                ready_if(permit.guid() == *guid, "the permit is for another one")
+            }
+            Step::DropRecord(guid) => {
+                let repo = a.repo(*guid, &absent)?;
+                let deleted = repo.record.get()?.is_some_and(|record| !record.is_live());
+                ready_if(deleted, "it is not marked as deleted")?;
+                let image = repo.storage.file.get()?.is_some() || repo.trash.get()?.is_some();
+                ready_if(!image, "its image is there")?;
+                ready_if(repo.daemon.get()?.is_none(), "its daemon is there")
+            }
+            Step::Record(guid, _) | Step::MirrorSlots(guid, _) => ready_if(
+                a.repo(*guid, &absent)?.record.get()?.is_some(),
+                "there is no record",
+            ),
+            Step::WriteSlots(guid, _)
+            | Step::WriteFiles { guid, .. }
+            | Step::EraseFiles { guid, .. } => ready_if(
+                a.repo(*guid, &absent)?.storage.mount.get()?.is_some(),
+                "it is not mounted",
+            ),
+            Step::StartDaemon { guid, network } => {
+                let repo = a.repo(*guid, &absent)?;
+                ready_if(repo.storage.mount.get()?.is_some(), "it is not mounted")?;
+                ready_if(
+                    repo.record
+                        .get()?
+                        .is_some_and(|record| record.network == *network),
+                    "the network is not its own",
+                )
+            }
+            Step::StopDaemon { guid, .. } => {
+                a.repo(*guid, &absent)?.daemon.get()?;
+                Ok(())
+            }
+            Step::FetchImages { guid, project, .. } | Step::Up { guid, project, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                ready_if(serves(repo)?, "its daemon does not serve")?;
+                let files = repo.files.get()?.and_then(|files| files.get(&project.name));
+                ready_if(
+                    files.is_some_and(|files| files.digest == *project.files.digest()),
+                    "its files are not in place",
+                )?;
+                if let Step::Up { .. } = self {
+                    let images = repo.images.get()?;
+                    ready_if(
+                        images.is_some_and(|images| project.images().is_subset(images)),
+                        "its images are not in place",
+                    )?;
+                    // Started is owned: otherwise nothing could stop it later.
+                    ready_if(
+                        repo.record
+                            .get()?
+                            .is_some_and(|record| record.projects.contains(&project.name)),
+                        "the project is not owned",
+                    )?;
+                }
+                Ok(())
+            }
+            Step::Wait { guid, project, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                ready_if(serves(repo)?, "its daemon does not serve")?;
+                let there = repo
+                    .containers
+                    .get()?
+                    .is_some_and(|containers| containers.contains_key(&project.name));
+                ready_if(there || project.services.is_empty(), "it was not started")
+            }
+            Step::Down { guid, .. } => ready_if(
+                serves(a.repo(*guid, &absent)?)?,
+                "its daemon does not serve",
+            ),
+            Step::StartProxy(_) | Step::StopProxy => {
+                a.proxy.get()?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn serves(repo: &Repository) -> Result<bool, Stop> {
+    Ok(repo.daemon.get()?.is_some_and(|daemon| daemon.serving))
+}

@@ -1,0 +1,85 @@
+use std::collections::BTreeMap;
+
+use super::Step;
+use crate::model::{Actual, ContainerState, Daemon, Digest, Health, Part};
+
+impl Step {
+    /// The states besides "before" and "after" in which a crash inside the step
+    /// may leave the machine.
+    pub fn residue(&self, before: &Actual) -> Vec<Actual> {
+        let mut left = before.clone();
+        match self {
+            Step::Format { volume, .. } => left.storage_mut(*volume).staging = Part::Known(()),
+            // An attached device comes first, then the mount.
+            Step::StartDaemon { guid, .. } => {
+                left.repo_mut(*guid).daemon = Part::Known(Daemon {
+                    serving: false,
+                    supervised: false,
+                });
+            }
+            Step::StopDaemon { guid, .. } => {
+                let repo = left.repo_mut(*guid);
+                if let Part::Known(daemon) = &mut repo.daemon {
+                    daemon.supervised = false;
+                }
+                if let Part::Known(all) = &mut repo.containers {
+                    all.values_mut()
+                        .flat_map(BTreeMap::values_mut)
+                        .for_each(|container| container.state = ContainerState::Exited(143));
+                }
+            }
+            Step::WriteFiles { guid, project } => {
+                let repo = left.repo_mut(*guid);
+                if let Some(files) = repo
+                    .files
+                    .known_mut()
+                    .and_then(|files| files.get_mut(&project.name))
+                {
+                    // Some files are new, some old: the digest fits neither.
+                    files.digest = Digest::of_fields([files.digest.as_str().as_bytes(), b"torn"]);
+                }
+            }
+            Step::EraseFiles { guid, project } => {
+                let files = left.repo_mut(*guid).files.known_mut();
+                if let Some(seen) = files.and_then(|files| files.get_mut(project)) {
+                    // The list of files goes last.
+                    seen.files.clear();
+                    seen.digest = Digest::of_fields([]);
+                }
+            }
+            Step::Up { guid, project, .. } => {
+                // Old containers gone, new ones made but not started.
+                let mut after = before.clone();
+                self.effect(&mut after);
+                let made = after
+                    .repo_mut(*guid)
+                    .containers
+                    .known()
+                    .and_then(|all| all.get(&project.name))
+                    .cloned();
+                if let (Some(all), Some(mut made)) =
+                    (left.repo_mut(*guid).containers.known_mut(), made)
+                {
+                    for container in made.values_mut() {
+                        if container.health == Health::New {
+                            container.state = ContainerState::Other;
+                        }
+                    }
+                    all.insert(project.name.clone(), made);
+                }
+            }
+            Step::Down { guid, project, .. } => {
+                let containers = left
+                    .repo_mut(*guid)
+                    .containers
+                    .known_mut()
+                    .and_then(|all| all.get_mut(project));
+                for container in containers.into_iter().flat_map(BTreeMap::values_mut) {
+                    container.state = ContainerState::Exited(143);
+                }
+            }
+            _ => return Vec::new(),
+        }
+        vec![left]
+    }
+}

@@ -1,0 +1,111 @@
+use std::fmt;
+
+use super::Step;
+use crate::model::{DeletionPolicy, Patch, Volume};
+
+/// The line that the operator reads: what is done, and to what size or name.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::ClearStaging(_) => f.write_str("clear half-made image"),
+            Step::Format {
+                volume: Volume::Datastore,
+                size,
+                ..
+            } => {
+                write!(f, "create datastore        {size}, btrfs")
+            }
+            Step::Format { size, .. } => write!(f, "create image            {size}, ext4"),
+            Step::GrowFile { size, .. } => write!(f, "grow file               to {size}"),
+            Step::Attach(_) => f.write_str("attach"),
+            Step::GrowDevice(_) => f.write_str("grow device"),
+            Step::Mount(_) => f.write_str("mount"),
+            Step::GrowFs(_) => f.write_str("grow file system"),
+            Step::Unmount(_) => f.write_str("unmount"),
+            Step::Detach(_) => f.write_str("detach"),
+            Step::LayOut => f.write_str("lay out folders"),
+            Step::NoteDatastore(uuid) => write!(f, "note datastore          {uuid}"),
+            Step::ClaimMachine { name, .. } => write!(f, "name machine            {name}"),
+            Step::Reserve { network, .. } => write!(f, "reserve                 network {network}"),
+            Step::Record(_, patch) => match patch {
+                Patch::Claim(owner) => write!(f, "adopt                   for {}", owner.source),
+                Patch::Release => f.write_str("release                 unmanaged from now on"),
+                Patch::Rename(name) => write!(f, "rename                  to {name}"),
+                Patch::Created => f.write_str("note image"),
+                Patch::Policy(DeletionPolicy::Retain) => {
+                    f.write_str("note policy             retain without a manifest")
+                }
+                Patch::Policy(DeletionPolicy::Delete) => {
+                    f.write_str("note policy             delete without a manifest")
+                }
+                Patch::Protect(true) => f.write_str("protect"),
+                Patch::Protect(false) => f.write_str("lift protection"),
+                Patch::Suspend(Some(by)) | Patch::SuspendProject(_, Some(by)) => {
+                    write!(f, "suspend                 by {}", by.by)
+                }
+                Patch::Suspend(None) | Patch::SuspendProject(_, None) => f.write_str("resume"),
+                Patch::Delete(Some(stone)) => {
+                    write!(f, "mark deleted            due {}", stone.due)
+                }
+                Patch::Delete(None) => f.write_str("mark restored"),
+                Patch::Unhold => f.write_str("ask for a new one"),
+                Patch::Purged => f.write_str("free network"),
+                Patch::OwnProject(_) => f.write_str("own project"),
+                Patch::DisownProject(_) => f.write_str("disown project"),
+                Patch::Failed(_, hash) => write!(f, "note failed revision    {}", hash.short()),
+                Patch::Passed(_) => f.write_str("forget failed revision"),
+            },
+            Step::Trash(_) => f.write_str("move to trash"),
+            Step::Untrash(_) => f.write_str("bring back from trash"),
+            Step::Purge { permit, .. } => write!(f, "destroy                 {}", permit.reason()),
+            Step::DropRecord(_) => f.write_str("forget"),
+            Step::MirrorSlots(_, slots) | Step::WriteSlots(_, slots) => {
+                let place = if matches!(self, Step::WriteSlots(..)) {
+                    "write"
+                } else {
+                    "mirror"
+                };
+                write!(f, "{:<24}", format!("{place} slots"))?;
+                for (index, (service, slot)) in slots.0.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { ", " };
+                    write!(f, "{comma}{service}={}", slot.get())?;
+                }
+                Ok(())
+            }
+            Step::StartDaemon { network, .. } => {
+                write!(f, "start daemon            network {network}")
+            }
+            Step::StopDaemon { network, .. } => {
+                write!(f, "stop daemon             network {network}")
+            }
+            Step::WriteFiles { project, .. } => {
+                let files = project.files.files().len();
+                let plural = if files == 1 { "" } else { "s" };
+                write!(f, "write files             {files} file{plural}")
+            }
+            Step::EraseFiles { .. } => f.write_str("remove files"),
+            Step::FetchImages { project, .. } => {
+                let images: Vec<String> = project.images().into_iter().collect();
+                write!(f, "fetch images            {}", images.join(", "))
+            }
+            Step::Up { project, .. } => {
+                let names: Vec<&str> = project.services.keys().map(String::as_str).collect();
+                write!(f, "up                      {}", names.join(", "))
+            }
+            Step::Wait { .. } => f.write_str("wait until well"),
+            Step::Down { .. } => f.write_str("down"),
+            Step::RecordRoute { route, .. } => write!(
+                f,
+                "note route              {} → {}:{}",
+                route.host, route.service, route.port
+            ),
+            Step::ForgetRoute(_) => f.write_str("forget route"),
+            Step::StartProxy(spec) => write!(f, "start proxy             port {}", spec.http),
+            Step::StopProxy => f.write_str("stop proxy"),
+            Step::PublishRoutes(table) => {
+                let hosts: Vec<&str> = table.values().map(|route| route.host.as_str()).collect();
+                write!(f, "publish routes          {}", hosts.join(", "))
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+use super::script::Script;
+use crate::model::{Blocked, Object, Part, Size, Step, Stop, Volume};
+
+impl Script<'_> {
+    pub(super) fn datastore(&mut self) -> Result<(), Stop> {
+        let seen = &self.scratch.datastore;
+        let note = seen.note.get()?.copied();
+        let file = seen.storage.file.get()?.copied();
+        let identity = match seen.storage.file {
+            Part::Absent => None,
+            _ => seen.identity.get()?.copied(),
+        };
+        if let Some(note) = note
+            && identity != Some(note)
+        {
+            let found = match identity {
+                Some(other) => format!("{other} instead of {note}"),
+                None => format!("{note} is gone"),
+            };
+            return Err(Stop::Block(Blocked::DatastoreMissing { found }));
+        }
+        if file.is_none() && self.desired.datastore.is_none() {
+            return Err(Stop::Block(Blocked::NoDatastore));
+        }
+        let volume = Volume::Datastore;
+        let spec = self.desired.datastore.clone();
+        if let (None, Some(spec)) = (file, &spec) {
+            self.want(Step::ClearStaging(volume))?;
+            self.want(Step::Format {
+                volume,
+                size: spec.size,
+                uuid: spec.uuid,
+            })?;
+        }
+        if let Some(spec) = &spec {
+            self.want(Step::GrowFile {
+                volume,
+                size: spec.size,
+            })?;
+            self.note_larger(Object::Datastore, volume, spec.size)?;
+        }
+        self.open(volume)?;
+        self.want(Step::LayOut)?;
+        let uuid = self.scratch.datastore.identity.get()?.copied();
+        if let Some(uuid) = uuid {
+            self.want(Step::NoteDatastore(uuid))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches, mounts, and lets every layer see the size of the one below.
+    pub(super) fn open(&mut self, volume: Volume) -> Result<(), Stop> {
+        self.want(Step::Attach(volume))?;
+        self.want(Step::GrowDevice(volume))?;
+        self.want(Step::Mount(volume))?;
+        self.want(Step::GrowFs(volume))
+    }
+
+    pub(super) fn note_larger(
+        &mut self,
+        object: Object,
+        volume: Volume,
+        wanted: Size,
+    ) -> Result<(), Stop> {
+        if let Some(is) = self.scratch.storage(volume)?.file.get()?
+            && *is > wanted
+        {
+            let note = format!("{is} is larger than the {wanted} of its manifest; never shrunk");
+            self.plan.notes.push((object, note));
+        }
+        Ok(())
+    }
+
+    pub(super) fn machine(&mut self) -> Result<(), Stop> {
+        let Some(name) = self.desired.machine.clone() else {
+            return Ok(());
+        };
+        let machine = self.scratch.machine.get()?.cloned().unwrap_or_default();
+        if let Some(owner) = machine.owner.filter(|owner| *owner != self.desired.owner) {
+            return Err(Stop::Block(Blocked::OwnedElsewhere {
+                owner: owner.source,
+            }));
+        }
+        if let Some(is) = machine.name.filter(|is| *is != name) {
+            return Err(Stop::Block(Blocked::Immutable {
+                field: "the machine's name",
+                is: is.to_string(),
+                wanted: name.to_string(),
+            }));
+        }
+        self.want(Step::ClaimMachine {
+            name,
+            owner: self.desired.owner.clone(),
+        })
+    }
+}

@@ -1,0 +1,234 @@
+use std::collections::BTreeSet;
+
+use super::script::Script;
+use crate::model::{
+    Blocked, Guid, Name, NetworkId, Object, Part, Patch, ProjectSpec, RepositorySpec, RunState,
+    Size, Step, Stop, Volume,
+};
+
+impl Script<'_> {
+    pub(super) fn whole_repository(&mut self, spec: &RepositorySpec) {
+        let object = Object::Repository(spec.guid);
+        if let Some(why) = self.retirement.possible_rename(spec) {
+            self.plan.blocked.entry(object).or_insert(why);
+            return;
+        }
+        // A project that failed in this run keeps its repository's daemon alone:
+        // stopping it under the failure would hide what went wrong.
+        let reached = self.group(object.clone(), |script| script.repository(spec));
+        if spec.state == RunState::Offline {
+            return;
+        }
+        if reached {
+            self.retire_projects(spec);
+        }
+        if spec.state != RunState::Running {
+            return;
+        }
+        for project in spec.projects.values() {
+            let service = Object::Service(spec.guid, project.name.clone());
+            if let Some(why) = self.plan.blocked.get(&object) {
+                let on = format!("repository {}", spec.name);
+                let why = match why.is_quiet() {
+                    true => why.clone(),
+                    false => Blocked::DependencyBlocked { on },
+                };
+                self.plan.blocked.entry(service).or_insert(why);
+            } else if reached {
+                self.group(service, |script| script.project(spec, project));
+            } else {
+                self.plan.more.insert(service);
+            }
+        }
+    }
+
+    fn repository(&mut self, spec: &RepositorySpec) -> Result<(), Stop> {
+        let guid = spec.guid;
+        let volume = Volume::Image(guid);
+        if let Some(record) = self.record(guid)? {
+            if record.network != spec.network {
+                return Err(Stop::Block(Blocked::Immutable {
+                    field: "networkId",
+                    is: record.network.to_string(),
+                    wanted: spec.network.to_string(),
+                }));
+            }
+        } else {
+            self.network_is_free(spec)?;
+        }
+        self.want(Step::Reserve {
+            guid,
+            name: spec.name.clone(),
+            network: spec.network,
+        })?;
+        // Its manifest is back: so is the repository.
+        self.want(Step::Record(guid, Patch::Delete(None)))?;
+        self.bring_back(guid)?;
+        self.want(Step::Record(guid, Patch::Claim(self.desired.owner.clone())))?;
+        self.want(Step::Record(guid, Patch::Rename(spec.name.clone())))?;
+        self.want(Step::Record(guid, Patch::Policy(spec.policy)))?;
+        self.want(Step::Record(guid, Patch::Protect(spec.protected)))?;
+        // Which slots a closed image from before has is seen once it is open.
+        let repo = self.repo(guid)?;
+        let unseen = repo.mirror.is_absent() && repo.slots == Part::Hidden;
+        if !unseen {
+            // Before anything can refer to an address, the slot is fixed.
+            self.want(Step::MirrorSlots(guid, spec.slots.clone()))?;
+        }
+        self.want(Step::ClearStaging(volume))?;
+        let grows = match self.repo(guid)?.storage.file.get()? {
+            Some(is) => spec.size.as_bytes().saturating_sub(is.as_bytes()),
+            None => spec.size.as_bytes(),
+        };
+        if grows > 0 {
+            self.has_room(Size::bytes(grows))?;
+        }
+        self.want(Step::Format {
+            volume,
+            size: spec.size,
+            uuid: guid.as_uuid(),
+        })?;
+        self.want(Step::Record(guid, Patch::Created))?;
+        self.want(Step::GrowFile {
+            volume,
+            size: spec.size,
+        })?;
+        self.note_larger(Object::Repository(guid), volume, spec.size)?;
+        if spec.state == RunState::Offline {
+            return self.close(guid, spec.network);
+        }
+        self.open(volume)?;
+        if unseen {
+            return Err(Stop::Hidden);
+        }
+        self.want(Step::WriteSlots(guid, spec.slots.clone()))?;
+        self.want(Step::StartDaemon {
+            guid,
+            network: spec.network,
+        })?;
+        if spec.state == RunState::Stopped {
+            self.stop_projects(guid, spec.network)?;
+        }
+        Ok(())
+    }
+
+    /// An image was made once: it is there, in the trash, or missing.
+    pub(super) fn bring_back(&mut self, guid: Guid) -> Result<(), Stop> {
+        let repo = self.repo(guid)?;
+        let created = repo.record.get()?.is_some_and(|record| record.created);
+        if created && repo.storage.file.get()?.is_none() {
+            if repo.trash.get()?.is_none() {
+                return Err(Stop::Block(Blocked::ImageMissing));
+            }
+            self.want(Step::Untrash(guid))?;
+        }
+        Ok(())
+    }
+
+    fn network_is_free(&self, spec: &RepositorySpec) -> Result<(), Stop> {
+        let foreign = self.scratch.foreign_networks.get()?;
+        if foreign.is_some_and(|foreign| foreign.contains(&spec.network)) {
+            return Err(Stop::Block(Blocked::NetworkIdInUse {
+                id: spec.network,
+                by: "a program that listens there".to_owned(),
+            }));
+        }
+        for (guid, repo) in self.scratch.repositories.get()?.into_iter().flatten() {
+            let record = repo.record.get()?;
+            if *guid != spec.guid
+                && let Some(record) =
+                    record.filter(|record| record.holds_network() == Some(spec.network))
+            {
+                return Err(Stop::Block(Blocked::NetworkIdInUse {
+                    id: spec.network,
+                    by: format!("repository {}", record.name),
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// What all images promise, and a reserve, must fit the datastore.
+    fn has_room(&self, wanted: Size) -> Result<(), Stop> {
+        const RESERVE_PERCENT: u64 = 5; // BTRFS needs unallocated space to free any
+        let Some(total) = self.scratch.datastore.storage.file.get()? else {
+            return Ok(());
+        };
+        let mut promised = 0;
+        for repo in self.scratch.repositories.get()?.into_iter().flatten() {
+            for image in [&repo.1.storage.file, &repo.1.trash] {
+                promised += image.known().map_or(0, |size| size.as_bytes());
+            }
+        }
+        let usable = total.as_bytes() / 100 * (100 - RESERVE_PERCENT);
+        let free = usable.saturating_sub(promised);
+        if wanted.as_bytes() > free {
+            return Err(Stop::Block(Blocked::NoRoom {
+                wanted,
+                free: Size::bytes(free),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Takes down what renet started, and nothing else.
+    pub(super) fn stop_projects(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
+        let owned: BTreeSet<Name> = self
+            .record(guid)?
+            .map(|record| record.projects)
+            .unwrap_or_default();
+        for project in owned {
+            self.want(Step::Down {
+                guid,
+                network,
+                project: project.clone(),
+            })?;
+            self.want(Step::Record(guid, Patch::DisownProject(project)))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
+        let volume = Volume::Image(guid);
+        self.want(Step::StopDaemon { guid, network })?;
+        self.want(Step::Unmount(volume))?;
+        self.want(Step::Detach(volume))
+    }
+
+    fn project(&mut self, spec: &RepositorySpec, project: &ProjectSpec) -> Result<(), Stop> {
+        let (guid, network) = (spec.guid, spec.network);
+        let arc = spec.projects[&project.name].clone();
+        let up = Step::Up {
+            guid,
+            network,
+            project: arc.clone(),
+        };
+        let wait = Step::Wait {
+            guid,
+            network,
+            project: arc.clone(),
+        };
+        let failed = self
+            .record(guid)?
+            .and_then(|record| record.failed.get(&project.name).cloned());
+        if failed.as_ref() == Some(&project.hash) {
+            let well = up.holds(&self.scratch)? && wait.holds(&self.scratch)?;
+            if !well && !self.desired.asked.retry {
+                return Err(Stop::Block(Blocked::RevisionFailed));
+            }
+        }
+        self.want(Step::Record(guid, Patch::OwnProject(project.name.clone())))?;
+        self.want(Step::WriteFiles {
+            guid,
+            project: arc.clone(),
+        })?;
+        self.want(Step::FetchImages {
+            guid,
+            network,
+            project: arc,
+        })?;
+        self.want(up)?;
+        self.want(wait)?;
+        self.want(Step::Record(guid, Patch::Passed(project.name.clone())))
+    }
+}
