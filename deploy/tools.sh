@@ -31,7 +31,29 @@ flock 9
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
+# apt waits for dpkg's lock, but not for those of its lists and archives: a fresh
+# machine's first automatic update may hold them.
+apt_run() {
+  local end=$((SECONDS + 300)) waiting=
+  until LC_ALL=C apt-get -qq -o DPkg::Lock::Timeout=300 "$@" 9<&- >"$work/apt.log" 2>&1; do
+    if [ "$SECONDS" -ge "$end" ] || ! grep -q '^E: Could not get lock' "$work/apt.log"; then
+      tail -n 20 "$work/apt.log" >&2
+      return 1
+    fi
+    [ -n "$waiting" ] || say "waiting for another apt to end"
+    waiting=1
+    sleep 1
+  done
+  grep '^W:' "$work/apt.log" >&2 || true
+}
+
 updated=
+apt_update() {
+  [ -z "$updated" ] || return 0
+  apt_run update || die "apt could not update its lists"
+  updated=1
+}
+
 apt_install() {
   [ $# -gt 0 ] || return 0
   say "installing $*"
@@ -40,11 +62,8 @@ apt_install() {
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
   fi
-  [ -n "$updated" ] || { apt-get update -qq -o DPkg::Lock::Timeout=300; updated=1; }
-  apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" 9<&- >"$work/apt.log" 2>&1 || {
-    tail -n 20 "$work/apt.log" >&2
-    die "apt could not install: $*"
-  }
+  apt_update
+  apt_run install -y --no-install-recommends "$@" || die "apt could not install: $*"
 }
 
 packages() {
