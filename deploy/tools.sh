@@ -102,9 +102,10 @@ traefik() {
 # Debian 13's package, verified by apt's own signature, without adding a source.
 compose_from_trixie() {
   local mirror apt
-  mirror=$( (sed -n 's/^URIs:[[:space:]]*//p' /etc/apt/sources.list.d/*.sources 2>/dev/null
-    sed -n 's/^deb[[:space:]]\(\[[^]]*\][[:space:]]*\)\{0,1\}\([^[:space:]]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null) |
-    tr ' ' '\n' | grep -E '/debian/?$' | head -n 1) || true
+  # As apt has them: sources come in two formats, and a cloud's name a list of mirrors.
+  apt_update
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1) || true
   [ -n "$mirror" ] || die "no Debian mirror in apt's sources"
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/deb"
   printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s trixie main\n' "$mirror" >"$work/sources.list"
