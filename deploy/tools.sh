@@ -123,7 +123,8 @@ compose() {
   version=$(. /etc/os-release && printf '%s' "${VERSION_ID:-0}")
   say "installing docker compose"
   if [ "${version%%.*}" -ge 13 ]; then
-    apt_install docker-compose
+    # Docker's own plugin does as well: Debian's package would hold the same file.
+    [ -x "$plugin" ] || apt_install docker-compose
     put "$plugin" docker-compose
   else
     compose_from_trixie
