@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a checkout to a live route, in a root of its own that goes away without a
 # trace: deploy/quickstart.sh [--root DIR]. Again: says that nothing is to do.
-# deploy/quickstart.sh --remove [--root DIR] takes it away; packages and build
-# output stay.
+# deploy/quickstart.sh --remove [--root DIR] takes it away; packages, build output
+# and the empty /opt/containerd that containerd makes wherever it runs stay.
 set -euo pipefail
 
 RUST_NEEDED=91 # the minor of 1.91, as Cargo.toml's rust-version

@@ -31,7 +31,29 @@ flock 9
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
+# apt waits for dpkg's lock, but not for those of its lists and archives: a fresh
+# machine's first automatic update may hold them.
+apt_run() {
+  local end=$((SECONDS + 300)) waiting=
+  until LC_ALL=C apt-get -qq -o DPkg::Lock::Timeout=300 "$@" 9<&- >"$work/apt.log" 2>&1; do
+    if [ "$SECONDS" -ge "$end" ] || ! grep -q '^E: Could not get lock' "$work/apt.log"; then
+      tail -n 20 "$work/apt.log" >&2
+      return 1
+    fi
+    [ -n "$waiting" ] || say "waiting for another apt to end"
+    waiting=1
+    sleep 1
+  done
+  grep '^W:' "$work/apt.log" >&2 || true
+}
+
 updated=
+apt_update() {
+  [ -z "$updated" ] || return 0
+  apt_run update || die "apt could not update its lists"
+  updated=1
+}
+
 apt_install() {
   [ $# -gt 0 ] || return 0
   say "installing $*"
@@ -40,11 +62,8 @@ apt_install() {
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
   fi
-  [ -n "$updated" ] || { apt-get update -qq -o DPkg::Lock::Timeout=300; updated=1; }
-  apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" 9<&- >"$work/apt.log" 2>&1 || {
-    tail -n 20 "$work/apt.log" >&2
-    die "apt could not install: $*"
-  }
+  apt_update
+  apt_run install -y --no-install-recommends "$@" || die "apt could not install: $*"
 }
 
 packages() {
@@ -83,9 +102,10 @@ traefik() {
 # Debian 13's package, verified by apt's own signature, without adding a source.
 compose_from_trixie() {
   local mirror apt
-  mirror=$( (sed -n 's/^URIs:[[:space:]]*//p' /etc/apt/sources.list.d/*.sources 2>/dev/null
-    sed -n 's/^deb[[:space:]]\(\[[^]]*\][[:space:]]*\)\{0,1\}\([^[:space:]]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null) |
-    tr ' ' '\n' | grep -E '/debian/?$' | head -n 1) || true
+  # As apt has them: sources come in two formats, and a cloud's name a list of mirrors.
+  apt_update
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1) || true
   [ -n "$mirror" ] || die "no Debian mirror in apt's sources"
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/deb"
   printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s trixie main\n' "$mirror" >"$work/sources.list"
@@ -103,7 +123,8 @@ compose() {
   version=$(. /etc/os-release && printf '%s' "${VERSION_ID:-0}")
   say "installing docker compose"
   if [ "${version%%.*}" -ge 13 ]; then
-    apt_install docker-compose
+    # Docker's own plugin does as well: Debian's package would hold the same file.
+    [ -x "$plugin" ] || apt_install docker-compose
     put "$plugin" docker-compose
   else
     compose_from_trixie
