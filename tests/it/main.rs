@@ -7,6 +7,10 @@ mod host {
     mod storage;
     mod story;
 }
+/// The parts that the agent is made of.
+mod agent {
+    mod queue;
+}
 mod manifest;
 mod rooms;
 mod sim;
