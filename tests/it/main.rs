@@ -9,6 +9,8 @@ mod host {
 }
 /// The parts that the agent is made of.
 mod agent {
+    mod controller;
+    mod laws;
     mod queue;
 }
 mod manifest;
