@@ -10,6 +10,7 @@ mod host {
 /// The parts that the agent is made of.
 mod agent {
     mod controller;
+    mod folder;
     mod laws;
     mod queue;
 }
