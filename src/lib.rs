@@ -5,6 +5,7 @@
 //! [`host::Host::observe`] → [`model::Actual`]; `plan` compares the two into
 //! steps; `execute` has the host perform them.
 
+pub mod agent;
 pub mod cli;
 pub mod execute;
 pub mod host;

@@ -7,6 +7,13 @@ mod host {
     mod storage;
     mod story;
 }
+/// The parts that the agent is made of.
+mod agent {
+    mod controller;
+    mod folder;
+    mod laws;
+    mod queue;
+}
 mod manifest;
 mod rooms;
 mod sim;
