@@ -73,7 +73,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         lock_wait: Duration::from_secs(args.lock_wait),
         ..How::default()
     };
-    let report = session.run(&shown, &how).await;
+    let report = session.run(Some(&shown), &how).await;
     anstream::print!("{}", render::notes(&report.last));
     anstream::print!("{}", render::report(&report, began.elapsed()));
     Ok(session.code(&report))

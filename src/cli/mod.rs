@@ -1,12 +1,15 @@
 //! One file per command: its arguments, and which room it calls. What people
 //! read is drawn in `render`.
 
+mod agent;
 mod apply;
 mod diff;
+mod events;
 mod get;
 mod interrupt;
 mod output;
 mod progress;
+mod reconcile;
 mod render;
 mod repository;
 mod session;
@@ -46,6 +49,9 @@ enum Command {
     Get(get::Args),
     #[command(subcommand)]
     Repository(repository::Command),
+    Agent(agent::Args),
+    Reconcile(reconcile::Args),
+    Events(events::Args),
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
     Uninstall(uninstall::Args),
@@ -90,6 +96,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,
         Command::Repository(command) => repository::run(&command, layout).await,
+        Command::Agent(args) => agent::run(&args, layout).await,
+        Command::Reconcile(args) => reconcile::run(&args, layout).await,
+        Command::Events(args) => events::run(&args, &layout),
         Command::Suspend(args) => suspend::suspend(&args, layout).await,
         Command::Resume(args) => suspend::resume(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use similar::TextDiff;
 
+use crate::agent::Status;
 use crate::execute::{Performed, Report, Wave};
 use crate::host::Done;
 use crate::model::{
@@ -355,11 +357,11 @@ pub fn report(report: &Report, took: Duration) -> String {
     out
 }
 
-/// A row for every object.
-pub fn objects(wave: &Wave) -> String {
+/// A row for every object; what the agent remembers of it comes along.
+pub fn objects(wave: &Wave, status: Option<&Status>) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["KIND/NAME", "SYNC", "HEALTH", "MESSAGE"]);
+    table.set_header(["KIND/NAME", "SYNC", "HEALTH", "REVISION", "AGE", "MESSAGE"]);
     for (object, health, message) in rows(wave) {
         let blocked = wave.plan.blocked.get(&object);
         let differs = wave.plan.steps.iter().any(|step| step.object() == object);
@@ -375,9 +377,52 @@ pub fn objects(wave: &Wave) -> String {
             kind(&object).to_lowercase(),
             title(&wave.desired, &object)
         );
-        table.add_row([name, sync.to_owned(), health.to_owned(), message]);
+        let known = status.and_then(|status| status.objects.get(&name));
+        let revision = known.and_then(|row| row.applied.as_deref());
+        let revision = revision.map(|id| id.chars().take(7).collect::<String>());
+        let age = known.map(|row| short_age(wave.actual.now, row.since));
+        table.add_row([
+            name,
+            sync.to_owned(),
+            health.to_owned(),
+            revision.unwrap_or_else(|| "-".to_owned()),
+            age.unwrap_or_else(|| "-".to_owned()),
+            message,
+        ]);
     }
     table.to_string()
+}
+
+/// What the agent says of itself, in one line.
+pub fn agent(status: &Status, now: Timestamp, runs: bool) -> String {
+    let state = match runs {
+        true => format!("agent runs (pid {})", status.pid),
+        false => "no agent runs; this is what the last one left".to_owned(),
+    };
+    let revision = match &status.revision {
+        Some(id) => format!("revision {}", id.chars().take(7).collect::<String>()),
+        None => "no revision".to_owned(),
+    };
+    let pass = match status.last_pass {
+        Some(at) => format!("looked {} ago", short_age(now, at)),
+        None => "has not looked yet".to_owned(),
+    };
+    let mut out = format!("{state}; {revision} of {}; {pass}\n", status.source);
+    for problem in &status.problems {
+        let _ = writeln!(out, "  {problem}");
+    }
+    out
+}
+
+/// How long ago, in its largest unit: `5s`, `3m`, `2h`, `12d`.
+fn short_age(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.duration_since(then).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 fn rows(wave: &Wave) -> Vec<(Object, &'static str, String)> {

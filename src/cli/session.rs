@@ -11,7 +11,7 @@ use super::{Failure, need_root, render};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::Cx;
 use crate::host::linux::LinuxHost;
-use crate::manifest::{self, Folder};
+use crate::manifest;
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Object, Owner, Prune};
 use crate::resolve::{Ids, Source};
 
@@ -46,7 +46,7 @@ impl Session {
         let emptied = folder.empty && meant.prune;
         if invalid && !emptied {
             let text = folder.render(false, render::WIDTH).trim_end().to_owned();
-            if is_nothing(&folder) {
+            if folder.is_nothing() {
                 return Err(Failure::usage(text).into());
             }
             anstream::eprintln!("{text}");
@@ -57,12 +57,7 @@ impl Session {
             (false, true) => Prune::Retire(digest.map(|said| Digest::typed(said))),
             (false, false) => Prune::Keep,
         };
-        let backing = folder
-            .manifests
-            .machine
-            .as_ref()
-            .and_then(|machine| machine.datastore.as_ref())
-            .and_then(|datastore| datastore.backing_file.clone());
+        let backing = folder.manifests.backing_file();
         let source = Source {
             owner: Owner {
                 source: folder.source.display().to_string(),
@@ -112,10 +107,10 @@ impl Session {
     }
 
     /// Runs what was shown, and nothing worse.
-    pub async fn run(&self, shown: &Wave, how: &How) -> Report {
+    pub async fn run(&self, shown: Option<&Wave>, how: &How) -> Report {
         let interrupt = Interrupt::listen();
         let options = Options {
-            shown: Some(Shown::of(&shown.plan)),
+            shown: shown.map(|shown| Shown::of(&shown.plan)),
             cx: Cx {
                 wait: how.wait,
                 ..Cx::default()
@@ -174,7 +169,7 @@ impl Session {
             only: Some(guid),
             ..How::default()
         };
-        let mut report = self.run(&shown, &how).await;
+        let mut report = self.run(Some(&shown), &how).await;
         report.last.plan.blocked.retain(|object, _| mine(object));
         report.last.plan.steps.retain(|step| mine(&step.object()));
         if report.in_sync() {
@@ -202,15 +197,6 @@ impl Default for How {
             only: None,
         }
     }
-}
-
-/// A folder of which not one document could be read.
-fn is_nothing(folder: &Folder) -> bool {
-    let found = &folder.manifests;
-    found.machine.is_none()
-        && found.repositories.is_empty()
-        && found.services.is_empty()
-        && found.routes.is_empty()
 }
 
 /// The folder is meant for a machine of another name.

@@ -18,6 +18,8 @@ use crate::model::Guid;
 /// A lock, in the order in which they are taken (DESIGN §2.1, rule 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lock {
+    /// The one agent of a machine.
+    Agent,
     /// The datastore: shared by every repository, alone for what makes, mounts or grows it.
     Datastore,
     /// A repository.
@@ -31,6 +33,7 @@ pub enum Lock {
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Lock::Agent => f.write_str("agent"),
             Lock::Datastore => f.write_str("datastore"),
             Lock::Repository(guid) => guid.fmt(f),
             Lock::Routes => f.write_str("routes"),

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use locks::{Busy, FileLocks, Held, LocalLocks, Lock, Locking, Mode};
-pub use reconciler::{Reconciler, Rest, Shared};
+pub use reconciler::{Ledger, Reconciler, Rest, Shared};
 
 use crate::host::{Cx, Done, Host, Scope, StepError};
 use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Step};
@@ -135,7 +135,7 @@ pub async fn run<H: Host, L: Locking>(
     options: &Options,
     progress: &dyn Progress,
 ) -> Report {
-    let shared = Shared::default();
+    let (shared, ledger) = (Shared::default(), Ledger::default());
     let reconciler = Reconciler {
         host,
         locks,
@@ -144,24 +144,25 @@ pub async fn run<H: Host, L: Locking>(
         options,
         progress,
         shared: &shared,
+        ledger: &ledger,
     };
     let mut retires: Option<BTreeSet<Object>> =
         options.shown.as_ref().map(|shown| shown.retires.clone());
     for _ in 0..MOST_ROUNDS {
-        let done = shared.performed();
+        let changed = ledger.changed();
         reconciler.base().await;
         let wave = reconciler.survey(retires.as_ref()).await;
         let retires = retires.get_or_insert_with(|| wave.plan.retires.clone());
-        if !shared.is_open() || options.cancel.is_cancelled() || wave.plan.steps.is_empty() {
+        if !ledger.is_open() || options.cancel.is_cancelled() || wave.plan.steps.is_empty() {
             break;
         }
         reconciler.everything(&wave, retires).await;
-        if shared.performed() == done {
+        if ledger.changed() == changed {
             break;
         }
     }
     let last = reconciler.survey(retires.as_ref()).await;
-    shared.report(last)
+    ledger.report(&shared, last)
 }
 
 impl<H: Host, L: Locking> Reconciler<'_, H, L> {
@@ -181,7 +182,8 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             join_all(work.iter().map(async |guid| {
                 let worked = AssertUnwindSafe(self.repository(*guid, retires));
                 if let Err(panic) = worked.catch_unwind().await {
-                    self.shared.crashed(*guid, &words(&*panic));
+                    self.shared.rests(*guid);
+                    self.ledger.crashed(*guid, &words(&*panic));
                 }
                 rested.notify_one();
             }))
@@ -195,7 +197,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             loop {
                 tokio::select! {
                     biased;
-                    () = rested.notified() => self.routes(retires).await,
+                    () = rested.notified() => drop(self.routes(retires).await),
                     () = all_done.cancelled() => break,
                 }
             }

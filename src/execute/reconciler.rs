@@ -35,13 +35,17 @@ pub struct Reconciler<'a, H, L> {
     pub options: &'a Options,
     /// Who is told.
     pub progress: &'a dyn Progress,
-    /// What the pieces know of each other.
+    /// What all runs know of the machine.
     pub shared: &'a Shared,
+    /// What this run has done.
+    pub ledger: &'a Ledger,
 }
 
-/// How a repository came to rest.
+/// How a share came to rest.
 #[derive(Clone, Debug, Default)]
 pub struct Rest {
+    /// Every object of it, as people name it, and what is in its way.
+    pub found: Vec<(String, Option<Blocked>)>,
     /// What is in the way.
     pub blocked: BTreeMap<Object, Blocked>,
     /// Another renet works on it.
@@ -50,11 +54,46 @@ pub struct Rest {
     pub interrupted: bool,
 }
 
-/// What the pieces of a run know of each other.
+impl Rest {
+    fn see(&mut self, wave: &Wave, share: Share) {
+        let (desired, plan) = (&wave.desired, &wave.plan);
+        self.blocked = plan.blocked.clone();
+        let objects: BTreeSet<Object> = desired
+            .objects()
+            .chain(plan.blocked.keys().cloned())
+            .filter(|object| share.covers(object) && !plan.more.contains(object))
+            .collect();
+        let found = objects.into_iter().map(|object| {
+            let why = plan.blocked.get(&object).cloned();
+            (desired.label(&object), why)
+        });
+        self.found = found.collect();
+    }
+
+    /// Whether a step failed for which the same may go well another time.
+    pub fn failed(&self) -> bool {
+        let failed = |why: &Blocked| matches!(why, Blocked::StepFailed { .. });
+        self.blocked.values().any(failed)
+    }
+}
+
+/// What the pieces know of the machine, in one run or in many.
 #[derive(Debug)]
 pub struct Shared {
     state: Mutex<State>,
     workers: Semaphore,
+}
+
+/// What one run has done, and what it met.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    performed: Vec<Performed>,
+    tried: Tried,
+    busy: Vec<(Object, Busy)>,
+    interrupted: bool,
 }
 
 impl Default for Shared {
@@ -68,16 +107,14 @@ impl Default for Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    performed: Vec<Performed>,
-    changed: usize,
-    /// The last look at each repository.
-    seen: BTreeMap<Guid, Repository>,
+    /// How many looks began.
+    looks: u64,
+    /// The last look at each repository, and which one it was: one that began
+    /// earlier and ended later says nothing new.
+    seen: BTreeMap<Guid, (u64, Repository)>,
     /// What the last plan for each object says against it.
     standing: BTreeMap<Object, Blocked>,
     working: BTreeSet<Guid>,
-    tried: Tried,
-    busy: Vec<(Object, Busy)>,
-    interrupted: bool,
 }
 
 impl Shared {
@@ -85,39 +122,34 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many steps changed something.
-    pub(super) fn performed(&self) -> usize {
-        self.state().changed
-    }
-
-    /// Whether nothing ended the run.
-    pub(super) fn is_open(&self) -> bool {
-        let state = self.state();
-        !state.interrupted && state.busy.is_empty()
-    }
-
     /// These repositories are about to be worked on.
     pub(super) fn busy(&self, work: &BTreeSet<Guid>) {
         self.state().working.extend(work);
     }
 
-    /// The worker of a repository panicked.
-    pub(super) fn crashed(&self, guid: Guid, said: &str) {
+    /// Nobody works on the repository any more.
+    pub fn rests(&self, guid: Guid) {
+        self.state().working.remove(&guid);
+    }
+
+    fn looks(&self) -> u64 {
         let mut state = self.state();
-        state.working.remove(&guid);
-        let why = Blocked::StepFailed {
-            step: "reconcile".to_owned(),
-            error: format!("renet crashed on it: {said}"),
-        };
-        state.tried.insert(Object::Repository(guid), why);
+        state.looks += 1;
+        state.looks
     }
 
     /// Takes what was seen of a repository for what it is.
-    pub fn saw(&self, actual: &Actual, share: Share) {
+    fn saw(&self, look: u64, actual: &Actual, share: Share) {
         let mut state = self.state();
         let all = actual.repositories.known().into_iter().flatten();
         for (guid, repo) in all.filter(|(guid, _)| share.covers(&Object::Repository(**guid))) {
-            state.seen.insert(*guid, repo.clone());
+            let newer = state.seen.get(guid).is_none_or(|(last, _)| *last < look);
+            if newer {
+                state.seen.insert(*guid, (look, repo.clone()));
+            }
+        }
+        if let (Share::All, Part::Known(all)) = (share, &actual.repositories) {
+            state.seen.retain(|guid, _| all.contains_key(guid));
         }
     }
 
@@ -128,27 +160,57 @@ impl Shared {
         let blocked = blocked.map(|(object, why)| (object.clone(), why.clone()));
         state.standing.extend(blocked);
     }
+}
 
-    pub(super) fn report(self: &Shared, mut last: Wave) -> Report {
-        let mut state = self.state();
+impl Ledger {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many steps changed something.
+    pub(super) fn changed(&self) -> usize {
+        let entries = self.entries();
+        let changed = |one: &&Performed| one.outcome == Ok(Done::Changed);
+        entries.performed.iter().filter(changed).count()
+    }
+
+    /// Whether nothing ended the run.
+    pub fn is_open(&self) -> bool {
+        let entries = self.entries();
+        !entries.interrupted && entries.busy.is_empty()
+    }
+
+    /// The worker of a repository panicked.
+    pub(super) fn crashed(&self, guid: Guid, said: &str) {
+        let why = Blocked::StepFailed {
+            step: "reconcile".to_owned(),
+            error: format!("renet crashed on it: {said}"),
+        };
+        self.entries().tried.insert(Object::Repository(guid), why);
+    }
+
+    fn busy(&self, object: Object, busy: Busy) {
+        self.entries().busy.push((object, busy));
+    }
+
+    /// What the run came to.
+    pub(super) fn report(&self, shared: &Shared, mut last: Wave) -> Report {
         // What a bound held back is planned by every look, and never done.
-        for (object, why) in &state.standing {
+        for (object, why) in &shared.state().standing {
             if *why == Blocked::NotShown {
-                last.plan
-                    .blocked
-                    .entry(object.clone())
-                    .or_insert_with(|| why.clone());
+                let blocked = &mut last.plan.blocked;
+                blocked.entry(object.clone()).or_insert_with(|| why.clone());
                 let of = object.repository();
-                last.plan
-                    .steps
-                    .retain(|step| of.is_none() || step.repository() != of);
+                let steps = &mut last.plan.steps;
+                steps.retain(|step| of.is_none() || step.repository() != of);
             }
         }
+        let mut entries = self.entries();
         Report {
-            performed: std::mem::take(&mut state.performed),
+            performed: std::mem::take(&mut entries.performed),
             last,
-            busy: std::mem::take(&mut state.busy),
-            interrupted: state.interrupted,
+            busy: std::mem::take(&mut entries.busy),
+            interrupted: entries.interrupted,
         }
     }
 }
@@ -189,47 +251,33 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                             _permit: None,
                         });
                     }
-                    Err(busy) => {
-                        let mut state = self.shared.state();
-                        state.busy.push((Object::Datastore, busy));
-                        return;
-                    }
+                    Err(busy) => return self.ledger.busy(Object::Datastore, busy),
                 }
                 continue;
             };
             match self.perform_all(&wave, held, share).await {
                 End::Look => {}
                 End::Interrupted => return,
-                End::Busy(busy) => {
-                    let mut state = self.shared.state();
-                    state.busy.push((Object::Datastore, busy));
-                    return;
-                }
+                End::Busy(busy) => return self.ledger.busy(Object::Datastore, busy),
             }
         }
     }
 
     /// Looks at everything and plans everything, without locks.
     pub async fn survey(&self, retires: Option<&BTreeSet<Object>>) -> Wave {
-        let wave = self.look(Share::All, Scope::All, retires).await;
-        self.shared.saw(&wave.actual, Share::All);
-        wave
+        self.look(Share::All, Scope::All, retires).await
     }
 
     /// Takes one repository through its waves, until nothing is left to do or
     /// nothing more can be done.
     pub async fn repository(&self, guid: Guid, retires: &BTreeSet<Object>) -> Rest {
-        let share = Share::Repository(guid);
         self.shared.busy(&BTreeSet::from([guid]));
         let rest = self.waves(guid, retires).await;
-        let mut state = self.shared.state();
-        state.working.remove(&guid);
-        state.interrupted |= rest.interrupted;
+        self.shared.rests(guid);
         if let Some(busy) = &rest.busy {
-            state.busy.push((Object::Repository(guid), busy.clone()));
+            self.ledger.busy(Object::Repository(guid), busy.clone());
         }
-        drop(state);
-        tracing::debug!(%guid, ?share, blocked = rest.blocked.len(), "at rest");
+        tracing::debug!(%guid, blocked = rest.blocked.len(), "at rest");
         rest
     }
 
@@ -256,7 +304,6 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             let Some(held) = &mut hand else { break };
             let scope = Scope::Repository(guid);
             let mut wave = self.look(share, scope, Some(retires)).await;
-            self.shared.saw(&wave.actual, share);
             let first = first.get_or_insert_with(|| wave.actual.clone());
             // Without a shown plan the first locked one is the bound.
             let bound = bound.get_or_insert_with(|| wave.plan.danger.clone());
@@ -267,7 +314,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                 blocked.insert(Object::Repository(guid), Blocked::NotShown);
             }
             self.shared.settled(share, &wave.plan);
-            rest.blocked = wave.plan.blocked.clone();
+            rest.see(&wave, share);
             if wave.plan.steps.is_empty() {
                 return rest;
             }
@@ -293,13 +340,15 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
 
     /// Publishes what was seen to run. Under the routes' lock: what is published
     /// was computed from the last word of everybody.
-    pub async fn routes(&self, retires: &BTreeSet<Object>) {
+    pub async fn routes(&self, retires: &BTreeSet<Object>) -> Rest {
         let share = Share::Routes;
+        let mut rest = Rest::default();
         let lock = match self.locks.lock(Lock::Routes, Mode::Alone).await {
             Ok(lock) => lock,
             Err(busy) => {
-                self.shared.state().busy.push((Object::Proxy, busy));
-                return;
+                self.ledger.busy(Object::Proxy, busy.clone());
+                rest.busy = Some(busy);
+                return rest;
             }
         };
         let mut hand = Hand {
@@ -309,23 +358,34 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         for _ in 0..MOST_WAVES {
             let wave = self.look(share, Scope::Records, Some(retires)).await;
             self.shared.settled(share, &wave.plan);
+            rest.see(&wave, share);
             if wave.plan.steps.is_empty() {
-                return;
+                break;
             }
             match self.perform_all(&wave, &mut hand, share).await {
                 End::Look => {}
-                End::Interrupted => return,
+                End::Interrupted => {
+                    rest.interrupted = true;
+                    break;
+                }
                 End::Busy(busy) => {
-                    self.shared.state().busy.push((Object::Proxy, busy));
-                    return;
+                    self.ledger.busy(Object::Proxy, busy.clone());
+                    rest.busy = Some(busy);
+                    break;
                 }
             }
         }
+        rest
     }
 
     /// One look at a share, and the plan for it.
     async fn look(&self, share: Share, scope: Scope, retires: Option<&BTreeSet<Object>>) -> Wave {
+        let look = self.shared.looks();
         let mut actual = self.host.observe(scope).await;
+        match share {
+            Share::All | Share::Repository(_) => self.shared.saw(look, &actual, share),
+            Share::Base | Share::Routes => {}
+        }
         let desired = resolve(self.source, &actual, self.ids, self.host, scope).await;
         let (tried, standing, busy) = {
             let state = self.shared.state();
@@ -338,7 +398,8 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                 .filter(|(object, _)| share == Share::Routes && !share.covers(object))
                 .map(|(object, why)| (object.clone(), why.clone()))
                 .collect();
-            (state.tried.clone(), standing, state.working.clone())
+            let tried = self.ledger.entries().tried.clone();
+            (tried, standing, state.working.clone())
         };
         let limits = Limits {
             tried: &tried,
@@ -424,11 +485,11 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
 
     /// A step that does not last is not done for ever.
     fn again(&self, step: &Step) -> Option<StepError> {
-        let state = self.shared.state();
+        let entries = self.ledger.entries();
         let same = |performed: &&Performed| {
             performed.outcome == Ok(Done::Changed) && performed.step == *step
         };
-        let count = state.performed.iter().filter(same).count();
+        let count = entries.performed.iter().filter(same).count();
         (count >= MOST_REPEATS)
             .then(|| StepError::machine("it was done in this run and did not last"))
     }
@@ -440,9 +501,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             took: began.elapsed(),
         };
         self.progress.ended(&wave.desired, &performed);
-        let mut state = self.shared.state();
-        state.changed += usize::from(*outcome == Ok(Done::Changed));
-        state.performed.push(performed);
+        self.ledger.entries().performed.push(performed);
     }
 
     /// Waits without any lock, for all at once; whether what was waited for is
@@ -494,7 +553,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
     }
 
     fn interrupted(&self) -> End {
-        self.shared.state().interrupted = true;
+        self.ledger.entries().interrupted = true;
         End::Interrupted
     }
 
@@ -516,18 +575,18 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                 tracing::warn!(step = %note, %error, "could not note the failed revision");
             }
         }
-        let mut state = self.shared.state();
-        state.tried.insert(step.object(), failed(step, error));
+        let mut entries = self.ledger.entries();
+        entries.tried.insert(step.object(), failed(step, error));
     }
 }
 
 /// Fills in what was seen of each repository when it was last looked at.
-fn remember(actual: &mut Actual, seen: &BTreeMap<Guid, Repository>) {
+fn remember(actual: &mut Actual, seen: &BTreeMap<Guid, (u64, Repository)>) {
     let Part::Known(all) = &mut actual.repositories else {
         return;
     };
     for (guid, repo) in all {
-        if let Some(before) = seen.get(guid) {
+        if let Some((_, before)) = seen.get(guid) {
             let (record, mirror) = (repo.record.clone(), repo.mirror.clone());
             *repo = Repository {
                 record,

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -49,6 +50,12 @@ pub struct World {
     pub performed: BTreeMap<String, usize>,
     /// Broken promises: any entry is a bug.
     pub violations: Vec<String>,
+    /// How long steps take; without it no time passes.
+    pub pace: Option<fn(&Step) -> Duration>,
+    /// Repositories on which whoever works on them panics.
+    pub cursed: BTreeSet<Guid>,
+    /// Repositories on which a step is being performed.
+    acting: BTreeSet<Guid>,
     next_id: u64,
     steps: usize,
 }
@@ -323,6 +330,24 @@ enum Outcome {
 }
 
 impl World {
+    /// How long the step takes; what cannot get well is waited for to the end.
+    fn takes(&self, step: &Step, cx: &Cx) -> Option<Duration> {
+        let pace = self.pace?;
+        let cursed = step.object().repository();
+        assert!(
+            !cursed.is_some_and(|guid| self.cursed.contains(&guid)),
+            "cursed"
+        );
+        let never = |project: &crate::model::ProjectSpec| {
+            let mut services = project.services.values();
+            services.any(|service| self.broken.contains(&service.image))
+        };
+        match step {
+            Step::Wait { project, .. } if never(project) => Some(cx.wait),
+            _ => Some(pace(step)),
+        }
+    }
+
     fn perform(&mut self, step: &Step) -> Outcome {
         let fault = self.faults.remove(&self.steps);
         self.steps += 1;
@@ -443,7 +468,12 @@ impl Host for SimHost {
         seen
     }
 
-    async fn perform(&self, step: &Step, _cx: &Cx) -> Result<Done, StepError> {
+    async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
+        let _alone = Acting::on(self, step);
+        let takes = self.world().takes(step, cx);
+        if let Some(takes) = takes {
+            tokio::time::sleep(takes).await;
+        }
         let outcome = self.world().perform(step);
         match outcome {
             Outcome::Done(done) => Ok(done),
@@ -452,6 +482,31 @@ impl Host for SimHost {
                 self.crash.notify_one();
                 std::future::pending().await
             }
+        }
+    }
+}
+
+/// Two steps on one repository at once are a broken promise; a wait is none.
+struct Acting<'a>(&'a SimHost, Option<Guid>);
+
+impl<'a> Acting<'a> {
+    fn on(host: &'a SimHost, step: &Step) -> Self {
+        let guid = step.object().repository().filter(|_| !step.only_waits());
+        if let Some(guid) = guid {
+            let mut world = host.world();
+            if !world.acting.insert(guid) {
+                let what = format!("{step}: something else is being done to {guid}");
+                world.violations.push(what);
+            }
+        }
+        Self(host, guid)
+    }
+}
+
+impl Drop for Acting<'_> {
+    fn drop(&mut self) {
+        if let Some(guid) = self.1 {
+            self.0.world().acting.remove(&guid);
         }
     }
 }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{
-    DeletionPolicy, FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size,
+    DeletionPolicy, Digest, FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size,
 };
 
 pub use load::load;
@@ -43,6 +43,47 @@ pub struct Folder {
     pub empty: bool,
     /// How many manifest files were read.
     pub files: usize,
+}
+
+impl Folder {
+    /// Not one document could be read.
+    pub fn is_nothing(&self) -> bool {
+        let found = &self.manifests;
+        found.machine.is_none()
+            && found.repositories.is_empty()
+            && found.services.is_empty()
+            && found.routes.is_empty()
+    }
+}
+
+impl Manifests {
+    /// The datastore's backing file, where a Machine names one.
+    pub fn backing_file(&self) -> Option<PathBuf> {
+        let datastore = self.machine.as_ref()?.datastore.as_ref()?;
+        datastore.backing_file.clone()
+    }
+
+    /// The revision of each repository: its document and those of its projects.
+    pub fn digests(&self) -> BTreeMap<Name, Digest> {
+        let mut texts: BTreeMap<&Name, String> = BTreeMap::new();
+        for (name, repository) in &self.repositories {
+            texts.insert(name, format!("{repository:?}"));
+        }
+        for ((repository, _), service) in &self.services {
+            let text = texts.entry(repository).or_default();
+            text.push_str(&format!("{service:?}"));
+        }
+        let digests = texts.into_iter();
+        digests
+            .map(|(name, text)| (name.clone(), Digest::of(text.as_bytes())))
+            .collect()
+    }
+
+    /// The revision: everything that is declared, whatever the files are called.
+    pub fn digest(&self) -> Digest {
+        // File sets show their digests there.
+        Digest::of(format!("{self:?}").as_bytes())
+    }
 }
 
 /// The documents of a folder. One that has a problem is missing here, so that a

@@ -19,6 +19,17 @@ pub struct Problem {
     pub(super) excerpt: Option<Excerpt>,
 }
 
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (file, line, column) = (self.file.display(), self.line, self.column);
+        write!(
+            f,
+            "{file}:{line}:{column}: {}: {}",
+            self.message, self.label
+        )
+    }
+}
+
 /// The offending line and the part of it that is meant.
 #[derive(Clone, Debug)]
 pub(super) struct Excerpt {

@@ -37,6 +37,40 @@ pub struct Desired {
     pub asked: Asked,
 }
 
+impl Desired {
+    /// Everything that is wanted, settled or not.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let repositories = self.repositories.values().flat_map(|spec| {
+            let guid = spec.guid;
+            let projects = spec.declared.iter().cloned();
+            let projects = projects.map(move |project| Object::Service(guid, project));
+            std::iter::once(Object::Repository(guid)).chain(projects)
+        });
+        let routes = self.routes.keys().cloned().map(Object::Route);
+        let unresolved = self.unresolved.iter().map(|(object, _)| object.clone());
+        std::iter::once(Object::Datastore)
+            .chain(repositories)
+            .chain(routes)
+            .chain(unresolved)
+    }
+
+    /// The object as people name it: `service/shop/web`.
+    pub fn label(&self, object: &Object) -> String {
+        let name = |guid: &Guid| match self.names.get(guid) {
+            Some(name) => name.to_string(),
+            None => guid.to_string(),
+        };
+        match object {
+            Object::Machine => "machine".to_owned(),
+            Object::Datastore => "datastore".to_owned(),
+            Object::Repository(guid) => format!("repository/{}", name(guid)),
+            Object::Service(guid, project) => format!("service/{}/{project}", name(guid)),
+            Object::Route(route) => format!("route/{route}"),
+            Object::Proxy => "proxy".to_owned(),
+        }
+    }
+}
+
 /// What whoever runs it asks for besides the manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {

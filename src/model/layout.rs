@@ -161,6 +161,16 @@ impl Layout {
         self.under("run/rediacc")
     }
 
+    /// Where a running agent listens.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.run().join("agent.sock")
+    }
+
+    /// What the agent tells of itself; may be deleted at any time.
+    pub fn agent(&self) -> PathBuf {
+        self.under("var/lib/rediacc/agent")
+    }
+
     /// The lock files.
     pub fn locks(&self) -> PathBuf {
         self.run().join("locks")

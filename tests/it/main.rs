@@ -7,12 +7,13 @@ mod host {
     mod storage;
     mod story;
 }
-/// The parts that the agent is made of.
+/// The agent: its parts, and the whole of it.
 mod agent {
     mod controller;
     mod folder;
     mod laws;
     mod queue;
+    mod whole;
 }
 mod manifest;
 mod rooms;

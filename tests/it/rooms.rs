@@ -59,8 +59,9 @@ fn outside_of_host_nothing_touches_the_machine() {
     let mut wrong = Vec::new();
     for path in sources(&src) {
         let room = path.strip_prefix(&src).unwrap();
-        // Opening beneath a folder is reading; lock files are `execute`'s own.
-        if room.starts_with("host") || room == Path::new("execute/locks.rs") {
+        // Lock files are `execute`'s own, the socket is the agent's.
+        let own = ["execute/locks.rs", "agent/socket.rs"];
+        if room.starts_with("host") || own.iter().any(|own| room == Path::new(own)) {
             continue;
         }
         let code = code(&path);

@@ -21,21 +21,21 @@ fn name(text: &str) -> Name {
 
 /// A folder, small enough to be drawn at random.
 #[derive(Clone, Debug)]
-struct World {
-    repositories: BTreeMap<u8, Repo>,
+pub struct World {
+    pub repositories: BTreeMap<u8, Repo>,
 }
 
 #[derive(Clone, Debug)]
-struct Repo {
-    size: u64,
-    state: RunState,
+pub struct Repo {
+    pub size: u64,
+    pub state: RunState,
     /// Project → revision of its image.
-    projects: BTreeMap<u8, u8>,
-    route: bool,
+    pub projects: BTreeMap<u8, u8>,
+    pub route: bool,
 }
 
 impl World {
-    fn manifests(&self) -> Manifests {
+    pub fn manifests(&self) -> Manifests {
         let mut manifests = Manifests {
             machine: Some(Machine {
                 name: name("m1"),

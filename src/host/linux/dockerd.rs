@@ -1,6 +1,6 @@
 //! One Docker daemon a network, under renet's own supervision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -186,16 +186,21 @@ pub(super) fn leftovers(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<St
     supervisor::processes_with(&mark)
 }
 
-/// The networks of daemons that run, or are supervised, by the repository whose
-/// data they have.
-pub(super) fn strays(layout: &Layout) -> BTreeMap<Guid, NetworkId> {
+/// The networks of daemons that run, or left something of themselves.
+pub(super) fn networks(layout: &Layout) -> BTreeSet<NetworkId> {
     let entries = std::fs::read_dir(layout.run()).into_iter().flatten();
     let networks = entries.flatten().filter_map(|entry| {
         let name = entry.file_name();
         let id: u32 = name.to_str()?.strip_prefix("docker-")?.parse().ok()?;
         NetworkId::try_from(id).ok()
     });
-    let with_data = networks.filter_map(|network| {
+    networks.collect()
+}
+
+/// The networks of daemons that run, or are supervised, by the repository whose
+/// data they have.
+pub(super) fn strays(layout: &Layout) -> BTreeMap<Guid, NetworkId> {
+    let with_data = networks(layout).into_iter().filter_map(|network| {
         let unit = supervisor::unit(&layout.docker_run(network))?;
         let mut after = unit.argv.iter().skip_while(|arg| *arg != "--data-root");
         let data = Path::new(after.nth(1)?);

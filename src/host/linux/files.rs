@@ -31,6 +31,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Appends a line to a log; one that grew beyond `largest` bytes is kept once,
+/// as `….1`.
+pub fn append_line(path: &Path, line: &str, largest: u64) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if fs::metadata(path).is_ok_and(|meta| meta.len() > largest) {
+        let mut kept = path.as_os_str().to_owned();
+        kept.push(".1");
+        fs::rename(path, kept)?;
+    }
+    let mut file = File::options().append(true).create(true).open(path)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
 /// Makes the names in a folder last.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

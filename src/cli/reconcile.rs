@@ -1,0 +1,89 @@
+use std::time::Instant;
+
+use super::session::{How, Meant, Session};
+use super::suspend::Named;
+use super::{Failure, need_root, render};
+use crate::agent::{Answer, Asked, ask};
+use crate::model::Layout;
+
+/// Ask the agent for a pass and wait for its end; without one, do it here
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only `repository/NAME`
+    #[arg(value_name = "KIND/NAME")]
+    object: Option<String>,
+    /// Try revisions again that failed before
+    #[arg(long)]
+    retry: bool,
+    /// Confirm a plan that retires much by its digest
+    #[arg(long, value_name = "HASH")]
+    confirm: Option<String>,
+}
+
+/// Exit code 0 done, 3 where something failed or is blocked, 5 where another
+/// renet holds a lock.
+pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
+    need_root()?;
+    let only = match args.object.as_deref().map(Named::parse).transpose()? {
+        None => None,
+        Some(Named::Repository(name) | Named::Service(name, _)) => Some(name),
+    };
+    let asked = Asked {
+        retry: args.retry,
+        confirm: args.confirm.clone(),
+        only: only.clone(),
+    };
+    if let Some(answer) = ask(&layout.agent_socket(), &asked).await? {
+        return Ok(told(&answer));
+    }
+    let began = Instant::now();
+    let meant = Meant {
+        retry: args.retry,
+        prune: true,
+        confirm: args.confirm.iter().cloned().collect(),
+        ..Meant::default()
+    };
+    let session = Session::open(layout, &meant)?;
+    let seen = session.look().await;
+    let only = match &only {
+        None => None,
+        Some(name) => {
+            let mut specs = seen.desired.repositories.values();
+            let spec = specs.find(|spec| spec.name.as_str() == name);
+            Some(spec.map(|spec| spec.guid).ok_or_else(|| Failure {
+                code: 3,
+                message: format!("no manifest declares a repository {name}"),
+            })?)
+        }
+    };
+    let how = How {
+        only,
+        ..How::default()
+    };
+    // Like the agent it shows nothing: its bound is its first locked look.
+    let report = session.run(None, &how).await;
+    anstream::print!("{}", render::report(&report, began.elapsed()));
+    Ok(session.code(&report))
+}
+
+/// What the agent answered.
+fn told(answer: &Answer) -> u8 {
+    for busy in &answer.busy {
+        anstream::println!("busy: {busy}");
+    }
+    for one in &answer.blocked {
+        anstream::println!("blocked: {}: {}: {}", one.object, one.reason, one.message);
+    }
+    let end = if answer.in_sync {
+        "In sync"
+    } else {
+        "Not in sync"
+    };
+    anstream::println!("The agent performed {} steps. {end}.", answer.steps);
+    match (answer.interrupted, answer.busy.is_empty(), answer.in_sync) {
+        (true, ..) => 143,
+        (_, false, _) => 5,
+        (.., false) => 3,
+        (.., true) => 0,
+    }
+}

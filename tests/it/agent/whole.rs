@@ -1,0 +1,322 @@
+//! The agent over the simulated machine, on a clock that does not wait.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::stream;
+use renet::agent::{Agent, Board, Hint, Policy, Sync};
+use renet::execute::LocalLocks;
+use renet::host::sim::{SimHost, Unreadable};
+use renet::manifest::{Folder, Manifests};
+use renet::model::{ContainerState, Layout, Part, Step};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::sim::{Repo, World};
+
+/// A running agent, its machine and its folder.
+struct Lab {
+    agent: Arc<Agent<SimHost, LocalLocks>>,
+    folder: Arc<Mutex<Manifests>>,
+    board: Arc<Board>,
+    hints: mpsc::Sender<Hint>,
+    cancel: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn pace(step: &Step) -> Duration {
+    Duration::from_millis(match step {
+        Step::Format { .. } | Step::StartDaemon { .. } => 500,
+        Step::FetchImages { .. } => 1000,
+        Step::Up { .. } => 400,
+        Step::Wait { .. } => 600,
+        _ => 10,
+    })
+}
+
+impl Lab {
+    fn start(host: SimHost, wanted: Manifests) -> Self {
+        host.world().pace = Some(pace);
+        let folder = Arc::new(Mutex::new(wanted));
+        let read = folder.clone();
+        let load = move || Folder {
+            source: PathBuf::from("/etc/rediacc/desired"),
+            manifests: read.lock().unwrap().clone(),
+            problems: Vec::new(),
+            empty: false,
+            files: 1,
+        };
+        let board = Arc::new(Board::default());
+        let agent = Arc::new(Agent::new(
+            host,
+            LocalLocks::default(),
+            Layout::new("/").unwrap(),
+            load,
+            Policy::default(),
+            board.clone(),
+        ));
+        let (hints, heard) = mpsc::channel(1024);
+        let heard = stream::unfold(heard, async |mut heard| Some((heard.recv().await?, heard)));
+        let (_requests, asked) = mpsc::channel(1);
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(agent.clone().run(heard, asked, cancel.clone()));
+        Self {
+            agent,
+            folder,
+            board,
+            hints,
+            cancel,
+            task,
+        }
+    }
+
+    /// How many projects run.
+    fn running(&self) -> usize {
+        let mut world = self.agent.host().world();
+        world
+            .containers()
+            .filter(|container| container.state == ContainerState::Running)
+            .count()
+    }
+
+    /// How long it takes until so many projects run and are well.
+    async fn until_well(&self, wanted: usize) -> Duration {
+        let began = Instant::now();
+        loop {
+            let status = self.board.status();
+            let well = status
+                .objects
+                .iter()
+                .filter(|(name, row)| name.starts_with("service/") && row.sync == Sync::Synced);
+            if well.count() >= wanted && self.running() >= wanted {
+                return began.elapsed();
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(3600),
+                "only {} of {wanted} are well: {status:#?}",
+                self.running()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn edit(&self, change: impl FnOnce(&mut Manifests)) {
+        change(&mut self.folder.lock().unwrap());
+        self.hints.send(Hint::All).await.unwrap();
+    }
+
+    /// Ends the agent and gives its machine back.
+    async fn stop(self) -> Vec<String> {
+        self.cancel.cancel();
+        self.task.await.unwrap();
+        self.agent.host().world().violations.clone()
+    }
+}
+
+fn world(repositories: u8, revision: u8) -> World {
+    let repo = Repo {
+        size: 64,
+        state: Default::default(),
+        projects: BTreeMap::from([(0, revision)]),
+        route: true,
+    };
+    World {
+        repositories: (0..repositories).map(|id| (id, repo.clone())).collect(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l22_one_that_never_gets_well_and_one_that_crashes_delay_nobody() {
+    const ALL: u8 = 20;
+    const GOOD: usize = 18;
+    let baseline = {
+        let lab = Lab::start(SimHost::new(), world(18, 0).manifests());
+        let took = lab.until_well(GOOD).await;
+        assert_eq!(lab.stop().await, Vec::<String>::new());
+        took
+    };
+    let mut wanted = world(ALL, 0);
+    // The first of all: nothing comes before it.
+    wanted.repositories.get_mut(&0).unwrap().projects = BTreeMap::from([(0, 7)]);
+    let host = SimHost::new();
+    host.world().broken.insert("i:7".to_owned());
+    host.world().pace = Some(pace);
+    let lab = Lab::start(host, wanted.manifests());
+    // The second crashes whoever touches it, from its first record on.
+    let cursed = async {
+        loop {
+            let guid = {
+                let world = lab.agent.host().world();
+                let all = world.actual.repositories.known().into_iter().flatten();
+                let mut named = all.filter_map(|(guid, repo)| Some((*guid, repo.record.known()?)));
+                named
+                    .find(|(_, record)| record.name.as_str() == "r1")
+                    .map(|(guid, _)| guid)
+            };
+            if let Some(guid) = guid {
+                lab.agent.host().world().cursed.insert(guid);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (took, ()) = tokio::join!(lab.until_well(GOOD), cursed);
+    assert!(
+        took <= baseline.mul_f64(1.1),
+        "{took:?} instead of {baseline:?}"
+    );
+    // L6: after two crashes it is set aside, and the agent goes on.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let events = lab.board.take().1;
+    let crashes = events.iter().filter(|event| event.what == "Crashed");
+    let last = crashes.clone().next_back().unwrap();
+    assert!(last.message.contains("set aside"), "{}", last.message);
+    assert!(
+        crashes.clone().count() <= 3,
+        "{:#?}",
+        crashes.collect::<Vec<_>>()
+    );
+    let status = lab.board.status();
+    let sick = &status.objects["service/r0/p0"];
+    assert_eq!(sick.reason.as_deref(), Some("RevisionFailed"));
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l21_of_a_hundred_quick_edits_the_last_is_what_runs() {
+    let lab = Lab::start(SimHost::new(), world(3, 0).manifests());
+    lab.until_well(3).await;
+    for revision in 1..=100 {
+        // Every other one never gets well: its wait is ended by the next.
+        if revision % 2 == 1 {
+            let image = format!("i:{revision}");
+            lab.agent.host().world().broken.insert(image);
+        }
+        let next = world(3, revision).manifests();
+        lab.edit(|folder| *folder = next).await;
+        tokio::time::sleep(Duration::from_millis(37 * u64::from(revision % 13))).await;
+    }
+    let began = Instant::now();
+    let last = world(3, 100).manifests().digest().short().to_owned();
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let status = lab.board.status();
+        let applied = |row: &renet::agent::ObjectStatus| {
+            row.sync == Sync::Synced && row.applied.as_ref() == Some(&last)
+        };
+        if status.objects.values().all(applied) && !status.objects.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{status:#?}");
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_revision_ends_a_wait_within_five_seconds() {
+    let host = SimHost::new();
+    host.world().broken.insert("i:1".to_owned());
+    let lab = Lab::start(host, world(1, 0).manifests());
+    lab.until_well(1).await;
+    let sick = world(1, 1).manifests();
+    lab.edit(|folder| *folder = sick).await;
+    // In the middle of a wait of a minute.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let cured = world(1, 2).manifests();
+    lab.edit(|folder| *folder = cured).await;
+    let took = lab.until_well(1).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_drifts_is_mended_when_somebody_says_so_and_at_the_next_turn() {
+    let lab = Lab::start(SimHost::new(), world(2, 0).manifests());
+    lab.until_well(2).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let network = {
+        let mut world = lab.agent.host().world();
+        let mut first = world.repositories();
+        let repo = first.next().unwrap();
+        repo.containers = Part::Known(BTreeMap::new());
+        repo.record.known().unwrap().network
+    };
+    lab.hints.send(Hint::Network(network)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(lab.running(), 2, "a death was heard of");
+
+    for repo in lab.agent.host().world().repositories() {
+        repo.containers = Part::Known(BTreeMap::new());
+    }
+    tokio::time::sleep(Policy::default().interval + Duration::from_secs(10)).await;
+    assert_eq!(lab.running(), 2, "nobody said anything");
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_what_is_missing_for_a_moment_only_is_not_retired() {
+    let all = world(3, 0).manifests();
+    let lab = Lab::start(SimHost::new(), all.clone());
+    lab.until_well(3).await;
+    let mut fewer = all.clone();
+    let gone = fewer.services.keys().next().unwrap().clone();
+    fewer.services.remove(&gone);
+    fewer.routes.retain(|_, route| route.repository != gone.0);
+    // A folder that is being copied: a file comes a little later than the others.
+    let half = fewer.clone();
+    lab.edit(|folder| *folder = half).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    lab.edit(|folder| *folder = all).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(lab.running(), 3);
+    // One that stays away goes.
+    lab.edit(|folder| *folder = fewer).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(lab.running(), 2);
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_an_emptied_folder_stops_nothing() {
+    let lab = Lab::start(SimHost::new(), world(3, 0).manifests());
+    lab.until_well(3).await;
+    lab.edit(|folder| {
+        folder.repositories.clear();
+        folder.services.clear();
+        folder.routes.clear();
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(lab.running(), 3);
+    let status = lab.board.status();
+    let held = status.objects.values();
+    let held = held.filter(|row| row.reason.as_deref() == Some("PruneBlocked"));
+    assert!(held.count() >= 3, "{status:#?}");
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_repository_is_left_alone_until_it_can_be_read() {
+    let lab = Lab::start(SimHost::new(), world(2, 0).manifests());
+    lab.until_well(2).await;
+    let guid = *lab.agent.host().world().contents.keys().next().unwrap();
+    let torn = Unreadable::Record(guid);
+    lab.agent.host().world().unreadable.insert(torn);
+    let next = world(2, 1).manifests();
+    lab.edit(|folder| *folder = next).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    lab.agent.host().world().unreadable.clear();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let status = lab.board.status();
+    let synced = status.objects.values().all(|row| row.sync == Sync::Synced);
+    assert!(synced, "{status:#?}");
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
