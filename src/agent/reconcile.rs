@@ -136,6 +136,11 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
     }
 
+    /// How many keys are due, now or later: at most one a repository, and two.
+    pub fn depth(&self) -> usize {
+        self.handle.depth()
+    }
+
     /// The machine.
     pub fn host(&self) -> &H {
         &self.host

@@ -132,6 +132,43 @@ impl fmt::Display for StepError {
 
 impl std::error::Error for StepError {}
 
+/// A machine that several look after.
+impl<H: Host> Host for Arc<H> {
+    fn observe(&self, scope: Scope) -> impl Future<Output = Actual> + Send {
+        H::observe(self, scope)
+    }
+
+    fn perform(
+        &self,
+        step: &Step,
+        cx: &Cx,
+    ) -> impl Future<Output = Result<Done, StepError>> + Send {
+        H::perform(self, step, cx)
+    }
+}
+
+impl<H: ComposeDoor> ComposeDoor for Arc<H> {
+    fn config(&self, input: &ComposeInput) -> impl Future<Output = Result<Value, String>> + Send {
+        H::config(self, input)
+    }
+
+    fn hashes(
+        &self,
+        input: &ComposeInput,
+        text: &str,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, String>> + Send {
+        H::hashes(self, input, text)
+    }
+
+    fn recall(&self, key: &Digest) -> Option<ComposeOutput> {
+        H::recall(self, key)
+    }
+
+    fn remember(&self, key: &Digest, output: &ComposeOutput) {
+        H::remember(self, key, output);
+    }
+}
+
 /// A compose project to be resolved.
 #[derive(Clone, Debug)]
 pub struct ComposeInput {

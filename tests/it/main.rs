@@ -13,6 +13,7 @@ mod agent {
     mod folder;
     mod laws;
     mod queue;
+    mod week;
     mod whole;
 }
 mod manifest;

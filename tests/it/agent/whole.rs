@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use crate::sim::{Repo, World};
 
 /// A running agent, its machine and its folder.
-struct Lab {
-    agent: Arc<Agent<SimHost, LocalLocks>>,
-    folder: Arc<Mutex<Manifests>>,
-    board: Arc<Board>,
+pub struct Lab {
+    pub agent: Arc<Agent<Arc<SimHost>, LocalLocks>>,
+    pub folder: Arc<Mutex<Manifests>>,
+    pub board: Arc<Board>,
     hints: mpsc::Sender<Hint>,
     cancel: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    pub task: tokio::task::JoinHandle<()>,
 }
 
 fn pace(step: &Step) -> Duration {
@@ -39,6 +39,10 @@ fn pace(step: &Step) -> Duration {
 
 impl Lab {
     fn start(host: SimHost, wanted: Manifests) -> Self {
+        Self::with(Arc::new(host), wanted, Policy::default())
+    }
+
+    pub fn with(host: Arc<SimHost>, wanted: Manifests, policy: Policy) -> Self {
         host.world().pace = Some(pace);
         let folder = Arc::new(Mutex::new(wanted));
         let read = folder.clone();
@@ -55,7 +59,7 @@ impl Lab {
             LocalLocks::default(),
             Layout::new("/").unwrap(),
             load,
-            Policy::default(),
+            policy,
             board.clone(),
         ));
         let (hints, heard) = mpsc::channel(1024);
@@ -103,13 +107,18 @@ impl Lab {
         }
     }
 
+    /// Says something to the agent.
+    pub async fn hint(&self, hint: Hint) {
+        self.hints.send(hint).await.unwrap();
+    }
+
     async fn edit(&self, change: impl FnOnce(&mut Manifests)) {
         change(&mut self.folder.lock().unwrap());
         self.hints.send(Hint::All).await.unwrap();
     }
 
     /// Ends the agent and gives its machine back.
-    async fn stop(self) -> Vec<String> {
+    pub async fn stop(self) -> Vec<String> {
         self.cancel.cancel();
         self.task.await.unwrap();
         self.agent.host().world().violations.clone()
