@@ -101,11 +101,13 @@ fn hints(layout: &Layout, folder: PathBuf) -> anyhow::Result<impl Stream<Item = 
     });
     let routes = changes(layout.proxy_dynamic()).map(|()| Hint::Routes);
     let endings = events::endings(layout.clone()).map(Hint::Network);
+    let unmounts = events::unmounts(layout.clone()).map(|()| Hint::All);
     let all: Vec<stream::BoxStream<'static, Hint>> = vec![
         changes(folder).map(|()| Hint::All).boxed(),
         hangups.boxed(),
         routes.boxed(),
         endings.boxed(),
+        unmounts.boxed(),
     ];
     Ok(stream::select_all(all))
 }
