@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Each a repository, two services and a route.
 const REPOSITORIES: usize = 250;
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(20);
 const EDITS: usize = 10;
 
 fn write(folder: &Path, id: usize, revision: usize) {

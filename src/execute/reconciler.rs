@@ -411,11 +411,15 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         if share == Share::Routes {
             plan.blocked.retain(|object, _| share.covers(object));
         }
-        Wave {
+        let mut wave = Wave {
             desired,
             actual,
             plan,
+        };
+        if let Share::Repository(guid) = share {
+            narrow(&mut wave, guid);
         }
+        wave
     }
 
     /// The datastore with others, the repository alone, and a worker's place.
@@ -578,6 +582,19 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         let mut entries = self.ledger.entries();
         entries.tried.insert(step.object(), failed(step, error));
     }
+}
+
+/// Keeps of a wave what concerns one repository: many are under way at once, and
+/// each would hold all the others for as long as its steps take.
+fn narrow(wave: &mut Wave, guid: Guid) {
+    if let Part::Known(all) = &mut wave.actual.repositories {
+        all.retain(|other, _| *other == guid);
+    }
+    wave.actual.routes = Part::Hidden;
+    wave.actual.published = Part::Hidden;
+    wave.desired.repositories.retain(|other, _| *other == guid);
+    wave.desired.names.retain(|other, _| *other == guid);
+    wave.desired.routes.clear();
 }
 
 /// Fills in what was seen of each repository when it was last looked at.
