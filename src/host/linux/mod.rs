@@ -101,6 +101,12 @@ impl Host for LinuxHost {
     }
 
     async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
+        program::under(&cx.locks, self.perform_step(step, cx)).await
+    }
+}
+
+impl LinuxHost {
+    async fn perform_step(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
         if holds(self, step).await? {
             return Ok(Done::Already);
         }
@@ -170,9 +176,7 @@ impl Host for LinuxHost {
             Step::PublishRoutes(table) => routes::publish(layout, table),
         }
     }
-}
 
-impl LinuxHost {
     fn on_image(
         &self,
         guid: Guid,
