@@ -135,7 +135,10 @@ impl LinuxHost {
             Step::Trash(guid) => self.on_image(*guid, storage::trash),
             Step::Untrash(guid) => self.on_image(*guid, storage::untrash),
             Step::Purge { guid, permit } => storage::purge(layout, *guid, permit),
-            Step::DropRecord(guid) => records::forget(layout, *guid),
+            Step::DropRecord(guid) => {
+                compose::forget(layout, *guid, None)?;
+                records::forget(layout, *guid)
+            }
             Step::MirrorSlots(guid, slots) => records::write_mirror(layout, *guid, slots),
             Step::WriteSlots(guid, slots) => project_files::write_slots(layout, *guid, slots),
             Step::WriteFiles { guid, project } => {
@@ -144,7 +147,10 @@ impl LinuxHost {
                     .await
                     .unwrap_or_else(|why| Err(StepError::machine(why)))
             }
-            Step::EraseFiles { guid, project } => project_files::erase(layout, *guid, project),
+            Step::EraseFiles { guid, project } => {
+                compose::forget(layout, *guid, Some(project))?;
+                project_files::erase(layout, *guid, project)
+            }
             Step::StartDaemon { guid, network } => {
                 dockerd::start(layout, &self.binary, *guid, *network).await
             }
