@@ -39,10 +39,12 @@ pub(super) async fn under<T>(locks: &[Arc<File>], step: impl Future<Output = T>)
 /// To be called between fork and exec: it allocates nothing.
 pub(crate) fn keep_only(named: &[RawFd]) -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
-    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
     // SAFETY: the call changes flags of this process's descriptors alone. A kernel
     // without it (before 5.11) leaves what Rust opens close-on-exec by itself.
-    unsafe { libc::close_range(FIRST, libc::c_uint::MAX, flags) };
+    unsafe {
+        let close = libc::CLOSE_RANGE_CLOEXEC;
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, close);
+    }
     for descriptor in named {
         // SAFETY: the caller keeps these descriptors open.
         if unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) } < 0 {
