@@ -35,8 +35,8 @@ pub use layout::Layout;
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;
 pub use record::{
-    DeletionPolicy, Gone, MachineRecord, Owner, Patch, Record, RouteRecord, Suspension, Tombstone,
-    slots_from_json, slots_json,
+    DeletionPolicy, Format, Gone, MachineRecord, Owner, Patch, Record, RouteRecord, Suspension,
+    Tombstone, slots_from_json, slots_json,
 };
 pub use size::Size;
 pub use step::{Danger, Step};

@@ -6,6 +6,36 @@ use jiff::Timestamp;
 
 use super::{Digest, HostName, Name, NetworkId, Slots};
 
+/// The format of a file that renet keeps. A file of a newer renet is not read:
+/// what it means is not known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
+pub struct Format;
+
+impl Format {
+    const NEWEST: u32 = 1;
+}
+
+impl From<Format> for u32 {
+    fn from(_: Format) -> u32 {
+        Format::NEWEST
+    }
+}
+
+impl TryFrom<u32> for Format {
+    type Error = String;
+
+    fn try_from(format: u32) -> Result<Self, String> {
+        match format {
+            Format::NEWEST => Ok(Format),
+            _ => Err(format!(
+                "it has format {format}, this renet knows format {}: use the renet that wrote it",
+                Format::NEWEST
+            )),
+        }
+    }
+}
+
 /// Which source declares an object, and as what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Owner {
@@ -17,6 +47,8 @@ pub struct Owner {
 /// Kept in `.interim/state/{guid}/record.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// How it is written.
+    pub format: Format,
     /// The repository's name.
     pub name: Name,
     /// Its network.
@@ -60,6 +92,7 @@ impl Record {
     /// A new repository's record.
     pub fn new(name: Name, network: NetworkId) -> Self {
         Self {
+            format: Format,
             name,
             network,
             owner: None,
@@ -261,6 +294,8 @@ impl Patch {
 /// What renet remembers about the machine: `.interim/state/machine.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
+    /// How it is written.
+    pub format: Format,
     /// The machine's name, from its manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,

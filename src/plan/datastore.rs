@@ -45,7 +45,11 @@ impl Script<'_> {
         if let Some(uuid) = uuid {
             self.want(Step::NoteDatastore(uuid))?;
         }
-        Ok(())
+        // Whose repositories cannot be listed has none that could be in sync.
+        match &self.scratch.repositories {
+            Part::Unknown(why) => Err(Stop::Block(Blocked::Unknown(why.clone()))),
+            _ => Ok(()),
+        }
     }
 
     /// Attaches, mounts, and lets every layer see the size of the one below.

@@ -122,12 +122,14 @@ impl Plan {
     }
 }
 
+/// The containers that may have run at that look: where there was no daemon,
+/// and nothing left of one, there was none.
 fn containers(
     actual: &Actual,
     guid: Guid,
 ) -> Option<&Part<BTreeMap<Name, BTreeMap<String, Container>>>> {
     let repo = actual.repositories.known()?.get(&guid)?;
-    Some(&repo.containers)
+    (!repo.daemon.is_absent()).then_some(&repo.containers)
 }
 
 /// Whether the service ran at that look, or could have without being seen.

@@ -3,9 +3,15 @@
 /// What touches a real machine: as root, one after the other.
 mod host {
     mod conformance;
+    mod crash;
+    mod full;
+    mod lab;
+    mod lost;
     mod quickstart;
+    mod retire;
     mod storage;
     mod story;
+    mod stuck;
 }
 /// The agent: its parts, and the whole of it.
 mod agent {

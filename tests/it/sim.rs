@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use renet::execute::{LocalLocks, Options, Report, Silent, look, run};
+use renet::execute::{LocalLocks, Options, Report, Shown, Silent, look, run};
 use renet::host::sim::{Fault, SimHost, Unreadable};
 use renet::manifest::{Machine, MachineDatastore, Manifests, Proxy, Repository, Route, Service};
 use renet::model::{
@@ -682,6 +682,25 @@ fn a_revision_that_cannot_get_well_is_tried_once() {
             .values()
             .any(|why| *why == Blocked::RevisionFailed)
     );
+}
+
+#[test]
+fn after_a_power_loss_one_run_that_was_shown_brings_everything_back() {
+    let lab = Lab::new();
+    let wanted = simple().manifests();
+    lab.run(&wanted).unwrap();
+    lab.host.world().reboot();
+    let source = lab.source(&wanted);
+    let (ids, locks) = (Ids::fixed(NetworkId::FIRST), LocalLocks::default());
+    let report = lab.runtime.block_on(async {
+        let shown = look(&lab.host, &source, &ids).await;
+        let options = Options {
+            shown: Some(Shown::of(&shown.plan)),
+            ..Options::default()
+        };
+        run(&lab.host, &locks, &source, &ids, &options, &Silent).await
+    });
+    assert!(report.in_sync(), "{:?}", report.last.plan);
 }
 
 #[test]

@@ -32,13 +32,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let all = match &actual.repositories {
         Part::Known(all) => all,
         Part::Absent => &Default::default(),
-        _ => {
-            return Err(crate::cli::Failure {
-                code: 3,
-                message: "the datastore is closed: its repositories cannot be seen".to_owned(),
-            }
-            .into());
-        }
+        _ => return Err(super::unseen(&actual).into()),
     };
     for (guid, repo) in all {
         rows.push(row(guid.to_string(), repo));

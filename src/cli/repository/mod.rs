@@ -13,7 +13,7 @@ use clap::Subcommand;
 use super::Failure;
 use super::session::Session;
 use crate::host::{Host as _, Scope};
-use crate::model::{Act, Actual, Guid, Layout, Record, Repository};
+use crate::model::{Act, Actual, Guid, Layout, Part, Record, Repository};
 
 /// Repositories
 #[derive(Debug, Subcommand)]
@@ -70,12 +70,7 @@ pub struct Found {
 pub fn find(actual: &Actual, said: &str, deleted: bool) -> Result<Option<Found>, Failure> {
     let all = match actual.repositories.get() {
         Ok(all) => all.into_iter().flatten(),
-        Err(_) => {
-            return Err(Failure {
-                code: 3,
-                message: "the datastore is closed: its repositories cannot be seen".to_owned(),
-            });
-        }
+        Err(_) => return Err(unseen(actual)),
     };
     let guid = said.parse::<Guid>().ok();
     let mut found: Vec<Found> = all
@@ -91,6 +86,17 @@ pub fn find(actual: &Actual, said: &str, deleted: bool) -> Result<Option<Found>,
         .collect();
     found.sort_by_key(|found| found.record.deleted.as_ref().map(|stone| stone.at));
     Ok(found.pop())
+}
+
+/// What a command says where no repository can be seen.
+pub fn unseen(actual: &Actual) -> Failure {
+    Failure {
+        code: 3,
+        message: match &actual.repositories {
+            Part::Unknown(why) => format!("the repositories cannot be seen: {why}"),
+            _ => "the datastore is closed: its repositories cannot be seen".to_owned(),
+        },
+    }
 }
 
 /// What a command on an absent repository says.

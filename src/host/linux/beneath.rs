@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::files;
 use crate::model::RelPath;
 
 /// An opened folder.
@@ -106,7 +107,12 @@ impl Beneath {
             made = self.make_folder(above)?;
             &made
         };
-        let temporary = format!(".tmp-{}", uuid::Uuid::new_v4().simple());
+        for name in folder.names()? {
+            if files::is_abandoned(&name) {
+                let _ = unlinkat(folder.0.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
+        }
+        let temporary = format!("{}{}", files::unfinished(), uuid::Uuid::new_v4().simple());
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let mut file = File::from(folder.open(&temporary, flags, mode)?);
         let written = file

@@ -8,7 +8,7 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder
 use futures::StreamExt as _;
 use serde_json::Value;
 
-use super::files::{read_json, write_atomic, write_json};
+use super::files::{is_gone, read_json, write_atomic, write_json};
 use super::program::{Output, Program};
 use super::{LinuxHost, containers, dockerd, tools};
 use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Done, StepError};
@@ -51,9 +51,7 @@ fn on(
     network: NetworkId,
     project: &ProjectSpec,
 ) -> Result<Program, StepError> {
-    let file = layout
-        .resolve()
-        .join(format!("{guid}-{}.json", project.name));
+    let file = given(layout, guid, project.name.as_str());
     write_atomic(&file, project.compose.as_bytes(), 0o600)
         .map_err(|error| StepError::machine(format!("{}: {error}", file.display())))?;
     let socket = layout.docker_socket(network);
@@ -278,13 +276,56 @@ async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service
         .collect()
 }
 
+/// Removes the private folders of processes that were killed.
+fn sweep(layout: &Layout) {
+    let entries = std::fs::read_dir(layout.resolve()).into_iter().flatten();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| {
+            let (pid, _) = name.strip_prefix("c-")?.split_once('-')?;
+            Some(pid)
+        });
+        if owner.is_some_and(is_gone) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The text that compose is given for a project.
+fn given(layout: &Layout, guid: Guid, project: &str) -> PathBuf {
+    layout.resolve().join(format!("{guid}-{project}.json"))
+}
+
+/// Removes the text that compose was given: of a project, or of all of the
+/// repository's. It holds what its environment files say.
+pub(super) fn forget(layout: &Layout, guid: Guid, project: Option<&Name>) -> Result<(), StepError> {
+    let fail = |path: &Path, error: std::io::Error| {
+        StepError::machine(format!("{}: {error}", path.display()))
+    };
+    let of = format!("{guid}-");
+    let entries = std::fs::read_dir(layout.resolve()).into_iter().flatten();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let mine = match project {
+            Some(project) => path == given(layout, guid, project.as_str()),
+            None => entry.file_name().to_string_lossy().starts_with(&of),
+        };
+        if mine {
+            std::fs::remove_file(&path).map_err(|error| fail(&path, error))?;
+        }
+    }
+    Ok(())
+}
+
 /// A private folder that is gone afterwards whatever happens.
 struct Private(PathBuf);
 
 impl Private {
     fn make(layout: &Layout) -> Result<Self, StepError> {
         make_private(&layout.resolve())?;
-        let folder = layout.resolve().join(format!("c-{}", uuid::Uuid::new_v4()));
+        sweep(layout);
+        let own = format!("c-{}-{}", std::process::id(), uuid::Uuid::new_v4());
+        let folder = layout.resolve().join(own);
         make_private(&folder)?;
         Ok(Self(folder))
     }

@@ -12,7 +12,8 @@ use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
 };
 
-use super::{dockerd, supervisor};
+use super::dockerd::{self, Silence};
+use super::supervisor;
 use crate::model::{
     Container, ContainerState, Daemon, Health, Layout, Made, Name, NetworkId, Part,
 };
@@ -54,10 +55,14 @@ pub(super) async fn observe(layout: &Layout, network: NetworkId) -> Seen {
     let began = Instant::now();
     let client = loop {
         let supervised = supervisor::is_supervised(&layout.docker_run(network));
-        match dockerd::connect(layout, network).await {
-            Some(client) => break client,
-            None if supervised && began.elapsed() < RESTART => tokio::time::sleep(POLL).await,
-            None => return without_answer(layout, network, supervised),
+        match dockerd::ask(layout, network).await {
+            Ok(client) => break client,
+            // Waiting for one that hangs would hold up everything else.
+            Err(Silence::Mute) => return mute(network),
+            Err(Silence::Refused) if supervised && began.elapsed() < RESTART => {
+                tokio::time::sleep(POLL).await;
+            }
+            Err(Silence::Refused) => return without_answer(layout, network, supervised),
         }
     };
     let daemon = Part::Known(Daemon {
@@ -74,10 +79,14 @@ pub(super) async fn observe(layout: &Layout, network: NetworkId) -> Seen {
     }
 }
 
+fn mute(network: NetworkId) -> Seen {
+    Seen::unknown(format!("the daemon of network {network} does not answer"))
+}
+
 fn without_answer(layout: &Layout, network: NetworkId, supervised: bool) -> Seen {
     let left = dockerd::leftovers(layout, network);
     if supervised || !dockerd::daemons(layout, network).is_empty() {
-        return Seen::unknown(format!("the daemon of network {network} does not answer"));
+        return mute(network);
     }
     if left.is_empty() {
         return Seen::closed(Part::Absent);

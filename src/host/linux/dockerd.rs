@@ -51,19 +51,33 @@ fn unit(layout: &Layout, guid: Guid, network: NetworkId) -> Result<Unit, StepErr
     })
 }
 
+/// Why there is no client.
+pub(super) enum Silence {
+    /// Nobody listens, or somebody refuses.
+    Refused,
+    /// Somebody listens, and says nothing.
+    Mute,
+}
+
 /// A client for the network's daemon, if it answers.
 pub(super) async fn connect(layout: &Layout, network: NetworkId) -> Option<Docker> {
+    ask(layout, network).await.ok()
+}
+
+/// The same, and why there is none.
+pub(super) async fn ask(layout: &Layout, network: NetworkId) -> Result<Docker, Silence> {
     let socket = layout.docker_socket(network);
     let client = Docker::connect_with_unix(
         &format!("unix://{}", socket.display()),
         PING.as_secs() * 30,
         bollard::API_DEFAULT_VERSION,
     )
-    .ok()?;
-    tokio::time::timeout(PING, client.negotiate_version())
-        .await
-        .ok()?
-        .ok()
+    .map_err(|_| Silence::Refused)?;
+    match tokio::time::timeout(PING, client.negotiate_version()).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(_)) => Err(Silence::Refused),
+        Err(_) => Err(Silence::Mute),
+    }
 }
 
 /// Starts the daemon, or puts a supervisor over the one that runs.

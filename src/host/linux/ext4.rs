@@ -72,9 +72,26 @@ pub(super) async fn grow(device: &Path) -> Result<(), StepError> {
 
 /// Grows a file system that is not mounted, which has to be checked before.
 pub(super) async fn grow_closed(device: &Path) -> Result<(), StepError> {
-    let check = Program::new("e2fsck").args(["-f", "-p"]).arg(device);
-    check.limit(LONG).run().await?;
+    check(device).await?;
     grow(device).await
+}
+
+/// Checks a file system that is not mounted, and corrects what needs no choice.
+pub(super) async fn check(device: &Path) -> Result<(), StepError> {
+    const CORRECTED: i32 = 1;
+    let check = Program::new("e2fsck").args(["-f", "-p"]).arg(device);
+    check.limit(LONG).succeeds_with(CORRECTED).run().await?;
+    Ok(())
+}
+
+/// Whether the kernel noted an error in it.
+pub(super) fn has_errors(device: &Path) -> bool {
+    const STATE: u64 = 0x3A;
+    const ERRORS: u8 = 2;
+    let mut state = [0_u8; 1];
+    File::open(device)
+        .and_then(|device| device.read_exact_at(&mut state, SUPERBLOCK + STATE))
+        .is_ok_and(|()| state[0] & ERRORS != 0)
 }
 
 /// Whether the kernel lets us grow a mounted file system: root in a container

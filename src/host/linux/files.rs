@@ -10,16 +10,49 @@ use serde::de::DeserializeOwned;
 
 use crate::model::Part;
 
+/// What the names of unfinished files begin with, up to whose they are.
+const UNFINISHED: &str = ".tmp-renet-";
+
+/// A name for a file that this process has not finished.
+pub(super) fn unfinished() -> String {
+    format!("{UNFINISHED}{}-", std::process::id())
+}
+
+/// Whether a process that is gone left this unfinished file behind.
+pub(super) fn is_abandoned(name: &str) -> bool {
+    let rest = name.strip_prefix(UNFINISHED);
+    rest.and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(pid, _)| is_gone(pid))
+}
+
+/// Whether no process has this id.
+pub(super) fn is_gone(pid: &str) -> bool {
+    pid.parse::<u32>()
+        .is_ok_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+}
+
+/// Clears what a killed process left: it is rubbish to whoever writes here.
+pub(super) fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_abandoned) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file so that it is seen either as before or whole: under a
-/// temporary name (`.tmp-…`) in the same folder, then renamed. The folders
+/// temporary name (`.tmp-renet-…`) in the same folder, then renamed. The folders
 /// above it are made.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = path
         .parent()
         .ok_or_else(|| io::Error::other("a file needs a folder"))?;
     fs::create_dir_all(folder)?;
+    sweep(folder)?;
     let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
+        .prefix(&unfinished())
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(folder)?;
     file.write_all(bytes)?;
@@ -91,7 +124,15 @@ mod tests {
             fs::write(&path, torn).unwrap();
             assert!(read_json::<serde_json::Value>(&path).is_unknown());
         }
-        let left = fs::read_dir(path.parent().unwrap()).unwrap().count();
-        assert_eq!(left, 1, "temporary files stay behind");
+        let count = || fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(count(), 1, "temporary files stay behind");
+        // What another left that was killed goes; what one still writes stays.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        for pid in [child.id(), std::process::id()] {
+            fs::write(path.with_file_name(format!(".tmp-renet-{pid}-x")), "").unwrap();
+        }
+        write_json(&path, &8, 0o600).unwrap();
+        assert_eq!(count(), 2);
     }
 }

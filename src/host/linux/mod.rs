@@ -102,6 +102,12 @@ impl Host for LinuxHost {
     }
 
     async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
+        program::under(&cx.locks, self.perform_step(step, cx)).await
+    }
+}
+
+impl LinuxHost {
+    async fn perform_step(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
         if holds(self, step).await? {
             return Ok(Done::Already);
         }
@@ -114,7 +120,10 @@ impl Host for LinuxHost {
             Step::GrowFile { volume, size } => storage::grow_file(&self.place(*volume), *size),
             Step::Attach(volume) => storage::attach(&self.place(*volume)).await,
             Step::GrowDevice(volume) => storage::grow_device(&self.place(*volume)).await,
-            Step::Mount(volume) => self.on(*volume, storage::mount).await,
+            Step::Mount(volume) => {
+                storage::mend(&self.place(*volume)).await?;
+                self.on(*volume, storage::mount).await
+            }
             Step::GrowFs(volume) => storage::grow_fs(&self.place(*volume)).await,
             Step::Unmount(volume) => self.on(*volume, storage::unmount).await,
             Step::Detach(volume) => storage::detach(&self.place(*volume)).await,
@@ -130,7 +139,10 @@ impl Host for LinuxHost {
             Step::Trash(guid) => self.on_image(*guid, storage::trash),
             Step::Untrash(guid) => self.on_image(*guid, storage::untrash),
             Step::Purge { guid, permit } => storage::purge(layout, *guid, permit),
-            Step::DropRecord(guid) => records::forget(layout, *guid),
+            Step::DropRecord(guid) => {
+                compose::forget(layout, *guid, None)?;
+                records::forget(layout, *guid)
+            }
             Step::MirrorSlots(guid, slots) => records::write_mirror(layout, *guid, slots),
             Step::WriteSlots(guid, slots) => project_files::write_slots(layout, *guid, slots),
             Step::WriteFiles { guid, project } => {
@@ -139,7 +151,10 @@ impl Host for LinuxHost {
                     .await
                     .unwrap_or_else(|why| Err(StepError::machine(why)))
             }
-            Step::EraseFiles { guid, project } => project_files::erase(layout, *guid, project),
+            Step::EraseFiles { guid, project } => {
+                compose::forget(layout, *guid, Some(project))?;
+                project_files::erase(layout, *guid, project)
+            }
             Step::StartDaemon { guid, network } => {
                 dockerd::start(layout, &self.binary, *guid, *network).await
             }
@@ -171,9 +186,7 @@ impl Host for LinuxHost {
             Step::PublishRoutes(table) => routes::publish(layout, table),
         }
     }
-}
 
-impl LinuxHost {
     fn on_image(
         &self,
         guid: Guid,
@@ -382,12 +395,27 @@ fn datastore(host: &LinuxHost) -> Datastore {
         ..Datastore::default()
     };
     (seen.layout, seen.free) = match behind(&seen) {
+        Part::Known(()) if storage::is_read_only(&host.place(Volume::Datastore)) => {
+            (Part::Unknown(stuck_datastore(layout)), free(layout))
+        }
         Part::Known(()) => (records::laid_out(layout), free(layout)),
         Part::Absent => (Part::Absent, Part::Absent),
         Part::Hidden => (Part::Hidden, Part::Hidden),
         Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
     };
     seen
+}
+
+/// What helps a datastore on which a write failed.
+fn stuck_datastore(layout: &Layout) -> String {
+    let way = match layout.is_machine() {
+        true => "reboot",
+        false => "run `renet uninstall` and `renet apply`",
+    };
+    format!(
+        "{} turned read-only because a write below it failed; give the disk room, then {way}",
+        layout.datastore().display()
+    )
 }
 
 fn free(layout: &Layout) -> Part<Size> {
@@ -487,7 +515,19 @@ fn closed(host: &LinuxHost, guid: Guid) -> Repository {
     let layout = &host.layout;
     let storage = storage::observe(&host.place(Volume::Image(guid)));
     let trash = storage::file(&layout.trash(guid));
+    let record = records::record(layout, guid);
     let (slots, files) = match (&storage.mount, &storage.file) {
+        // What lies in it can be read, but it is no longer what was written last.
+        (Part::Known(_), _) if storage::is_read_only(&host.place(Volume::Image(guid))) => {
+            let name = record.known().map(|record| record.name.to_string());
+            let name = name.unwrap_or_else(|| guid.to_string());
+            let why = format!(
+                "{} turned read-only because a write below it failed; once there is room, \
+                 `renet repository unmount {name}` and `renet repository up {name}` mend it",
+                layout.mount(guid).display()
+            );
+            (Part::Unknown(why.clone()), Part::Unknown(why))
+        }
         (Part::Known(_), _) => (
             project_files::slots(layout, guid),
             project_files::observe(layout, guid),
@@ -496,7 +536,7 @@ fn closed(host: &LinuxHost, guid: Guid) -> Repository {
         _ => (Part::Hidden, Part::Hidden),
     };
     Repository {
-        record: records::record(layout, guid),
+        record,
         mirror: records::mirror(layout, guid),
         storage,
         trash,

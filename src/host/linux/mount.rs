@@ -21,6 +21,9 @@ pub(super) struct Mounted {
     pub(super) kind: String,
     /// What was mounted, as it was said then.
     pub(super) source: PathBuf,
+    /// Whether it can be written to. A file system under which a write failed
+    /// turns read-only by itself, and stays so until it is mounted anew.
+    pub(super) writable: bool,
 }
 
 impl Mounted {
@@ -40,7 +43,12 @@ pub(super) fn table() -> Result<Vec<Mounted>, String> {
     let infos = procfs::process::Process::myself()
         .and_then(|me| me.mountinfo())
         .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    // Since Linux 6.14 ext4 says the latter two, and no longer the first.
+    const READ_ONLY: [&str; 3] = ["ro", "emergency_ro", "shutdown"];
     let mounted = infos.0.into_iter().map(|info| Mounted {
+        writable: !READ_ONLY.iter().any(|option| {
+            info.mount_options.contains_key(*option) || info.super_options.contains_key(*option)
+        }),
         point: unescape(&info.mount_point.to_string_lossy()),
         number: info.majmin,
         kind: info.fs_type,

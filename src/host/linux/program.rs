@@ -1,10 +1,15 @@
 //! The one place that runs programs.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
@@ -17,6 +22,38 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How much of a program's last words an error repeats, in bytes.
 const LAST_WORDS: usize = 4096;
 
+tokio::task_local! {
+    /// The locks under which a step is performed.
+    static LOCKS: Vec<Arc<File>>;
+}
+
+/// Performs a step under locks: its short programs inherit them, so that a kill
+/// of renet lets nobody in beside a `mkfs` that goes on.
+pub(super) async fn under<T>(locks: &[Arc<File>], step: impl Future<Output = T>) -> T {
+    LOCKS.scope(locks.to_vec(), step).await
+}
+
+/// Of all descriptors a program gets standard input, output and error, and
+/// those that are named.
+///
+/// To be called between fork and exec: it allocates nothing.
+pub(crate) fn keep_only(named: &[RawFd]) -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the call changes flags of this process's descriptors alone. A kernel
+    // without it (before 5.11) leaves what Rust opens close-on-exec by itself.
+    unsafe {
+        let close = libc::CLOSE_RANGE_CLOEXEC;
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, close);
+    }
+    for descriptor in named {
+        // SAFETY: the caller keeps these descriptors open.
+        if unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// A program to run: an argument vector, never a shell; an environment made
 /// from nothing; no input; its own process group, which ends when the time is
 /// up or nobody waits for it any more.
@@ -26,6 +63,8 @@ pub struct Program {
     command: Command,
     stdin: Option<Vec<u8>>,
     limit: Duration,
+    outlives: bool,
+    also: Option<i32>,
 }
 
 /// What a program that succeeded printed.
@@ -62,6 +101,8 @@ impl Program {
             command,
             stdin: None,
             limit: LIMIT,
+            outlives: false,
+            also: None,
         }
     }
 
@@ -102,8 +143,16 @@ impl Program {
         self
     }
 
-    /// Runs a program that leaves another one behind: nobody listens to either.
+    /// Another exit code that means success.
+    pub fn succeeds_with(mut self, code: i32) -> Self {
+        self.also = Some(code);
+        self
+    }
+
+    /// Runs a program that leaves another one behind: nobody listens to either,
+    /// and no lock is theirs.
     pub async fn run_detached(mut self) -> Result<(), StepError> {
+        self.outlives = true;
         self.command.stdout(Stdio::null()).stderr(Stdio::null());
         self.run().await.map(drop)
     }
@@ -115,6 +164,13 @@ impl Program {
             program: Some(format!("{} ({end})", self.name)),
             message,
         };
+        let locks = match self.outlives {
+            true => Vec::new(),
+            false => LOCKS.try_with(Vec::clone).unwrap_or_default(),
+        };
+        let named: Vec<RawFd> = locks.iter().map(|lock| lock.as_raw_fd()).collect();
+        // SAFETY: what runs between fork and exec makes two system calls.
+        unsafe { self.command.pre_exec(move || keep_only(&named)) };
         let mut child = self
             .command
             .spawn()
@@ -140,7 +196,8 @@ impl Program {
             Ok(Ok(output)) => output,
         };
         group.ended();
-        if output.status.success() {
+        let code = output.status.code();
+        if code == Some(0) || (code.is_some() && code == self.also) {
             return Ok(Output {
                 stdout: output.stdout,
                 stderr: output.stderr,
@@ -216,6 +273,8 @@ impl Drop for Group {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[tokio::test]
@@ -250,6 +309,58 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("timed out"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    async fn descriptors() -> BTreeMap<i32, String> {
+        let seen = Program::new("ls").args(["-l", "/proc/self/fd"]).run().await;
+        let text = String::from_utf8(seen.unwrap().stdout).unwrap();
+        let each = text.lines().filter_map(|line| {
+            let (left, target) = line.split_once(" -> ")?;
+            Some((left.rsplit(' ').next()?.parse().ok()?, target.to_owned()))
+        });
+        // The folder that `ls` itself reads.
+        each.filter(|(_, target)| !target.ends_with("/fd"))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn l49_a_program_sees_descriptors_0_to_2_and_its_steps_locks() {
+        use std::os::fd::IntoRawFd as _;
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let file = Arc::new(lock.reopen().unwrap());
+        // One that somebody forgot to close.
+        let open = File::open("/").unwrap().into_raw_fd();
+        // SAFETY: the descriptor was opened just above.
+        assert!(unsafe { libc::fcntl(open, libc::F_SETFD, 0) } >= 0);
+        let none: Vec<i32> = descriptors().await.into_keys().collect();
+        assert_eq!(none, [0, 1, 2]);
+        let with = under(std::slice::from_ref(&file), descriptors()).await;
+        let more: Vec<&String> = with.range(3..).map(|(_, target)| target).collect();
+        assert_eq!(more, [lock.path().to_str().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_outlives_renet_keeps_its_lock_but_no_supervisor_does() {
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let other = lock.reopen().unwrap();
+        let left_behind = async |detached: bool| {
+            let held = Arc::new(lock.reopen().unwrap());
+            held.lock().unwrap();
+            let program = Program::new("sh").args(["-c", "sleep 0.4 > /dev/null 2>&1 &"]);
+            let run = async {
+                match detached {
+                    true => program.run_detached().await,
+                    false => program.run().await.map(drop),
+                }
+            };
+            under(std::slice::from_ref(&held), run).await.unwrap();
+        };
+        left_behind(false).await;
+        assert!(other.try_lock().is_err(), "the lock was not inherited");
+        other.lock().unwrap();
+        other.unlock().unwrap();
+        left_behind(true).await;
+        assert!(other.try_lock().is_ok(), "the lock was inherited");
     }
 
     #[test]

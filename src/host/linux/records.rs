@@ -13,7 +13,7 @@ use super::files::{self, read_json, write_atomic, write_json};
 use super::{btrfs, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
-    Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots,
+    Format, Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots,
     slots_from_json, slots_json,
 };
 
@@ -21,6 +21,7 @@ const MODE: u32 = 0o644;
 
 #[derive(Serialize, Deserialize)]
 struct Note {
+    format: Format,
     uuid: Uuid,
     /// Its backing file, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,7 +174,12 @@ pub(super) async fn lay_out(layout: &Layout) -> Result<Done, StepError> {
 pub(super) fn write_note(layout: &Layout, uuid: Uuid, file: &Path) -> Result<Done, StepError> {
     let file = (file != layout.backing_file()).then(|| file.to_owned());
     let path = layout.datastore_note();
-    write_json(&path, &Note { uuid, file }, MODE).map_err(failed(&path))?;
+    let note = Note {
+        format: Format,
+        uuid,
+        file,
+    };
+    write_json(&path, &note, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
 
@@ -191,19 +197,19 @@ pub(super) fn claim_machine(
 
 fn write_machine(layout: &Layout, record: &MachineRecord) -> Result<Done, StepError> {
     let path = layout.machine();
-    keep_previous(&path)?;
+    keep_previous(&path, MODE)?;
     write_json(&path, record, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
 
 /// The generation before stays readable beside the file.
-fn keep_previous(path: &Path) -> Result<(), StepError> {
+pub(super) fn keep_previous(path: &Path, mode: u32) -> Result<(), StepError> {
     let mut previous = path.to_owned().into_os_string();
     previous.push(".prev");
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(path)(error)),
-        Ok(bytes) => write_atomic(Path::new(&previous), &bytes, MODE).map_err(failed(path)),
+        Ok(bytes) => write_atomic(Path::new(&previous), &bytes, mode).map_err(failed(path)),
     }
 }
 
@@ -230,6 +236,7 @@ pub(super) fn reserve(
         };
         return Err(StepError::race(taken));
     }
+    clear_halves(layout).map_err(failed(&layout.state()))?;
     // First: after a crash in between a network is skipped, never given twice.
     let mut machine = readable(machine(layout))?.unwrap_or_default();
     let next = machine.next_network.max(network.next());
@@ -243,6 +250,23 @@ pub(super) fn reserve(
     Ok(Done::Changed)
 }
 
+/// Removes the folders of reservations that were killed before their record was
+/// there. Under the machine's lock nobody else is about to write one.
+fn clear_halves(layout: &Layout) -> io::Result<()> {
+    for name in names(&layout.state()).map_err(io::Error::other)? {
+        let Ok(guid) = name.parse::<Guid>() else {
+            continue;
+        };
+        if !layout.record(guid).exists() {
+            let folder = layout.state().join(name);
+            files::sweep(&folder)?;
+            // What else lies in it is not ours to judge.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+    Ok(())
+}
+
 /// Changes a record.
 pub(super) fn patch(layout: &Layout, guid: Guid, patch: &Patch) -> Result<Done, StepError> {
     let path = layout.record(guid);
@@ -252,7 +276,7 @@ pub(super) fn patch(layout: &Layout, guid: Guid, patch: &Patch) -> Result<Done, 
         return Ok(Done::Already);
     }
     patch.apply(&mut record);
-    keep_previous(&path)?;
+    keep_previous(&path, MODE)?;
     write_json(&path, &record, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }

@@ -1,19 +1,35 @@
 //! Route manifests as last applied, and the table that the proxy reads.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::files::{read_json, write_atomic, write_json};
+use super::records;
 use crate::host::{Done, StepError};
-use crate::model::{Layout, Name, Part, Published, RouteRecord, RouteTable};
+use crate::model::{Format, Layout, Name, Part, Published, RouteRecord, RouteTable};
+
+const MODE: u32 = 0o600;
 
 type Records = BTreeMap<Name, RouteRecord>;
 
+#[derive(Serialize, Deserialize)]
+struct Kept<'a> {
+    format: Format,
+    routes: Cow<'a, Records>,
+}
+
 /// The Route manifests as last applied.
 pub(super) fn observe_records(layout: &Layout) -> Part<Records> {
-    read_json(&layout.routes())
+    match read_json::<Kept>(&layout.routes()) {
+        Part::Known(kept) => Part::Known(kept.routes.into_owned()),
+        Part::Absent => Part::Absent,
+        Part::Hidden => Part::Hidden,
+        Part::Unknown(why) => Part::Unknown(why),
+    }
 }
 
 /// Notes one Route manifest.
@@ -39,7 +55,12 @@ pub(super) fn forget(layout: &Layout, name: &Name) -> Result<Done, StepError> {
 }
 
 fn write_records(layout: &Layout, records: &Records) -> Result<Done, StepError> {
-    write_json(&layout.routes(), records, 0o600)
+    records::keep_previous(&layout.routes(), MODE)?;
+    let kept = Kept {
+        format: Format,
+        routes: Cow::Borrowed(records),
+    };
+    write_json(&layout.routes(), &kept, MODE)
         .map_err(|error| StepError::machine(format!("{}: {error}", layout.routes().display())))?;
     Ok(Done::Changed)
 }

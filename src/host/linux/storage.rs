@@ -150,6 +150,11 @@ fn mounted(place: &Place, device: Option<&Path>, size: Option<&Size>) -> Part<Mo
     }
 }
 
+/// Whether what is mounted turned read-only.
+pub(super) fn is_read_only(place: &Place) -> bool {
+    mount::at(&place.point).is_ok_and(|found| found.is_some_and(|found| !found.writable))
+}
+
 fn foreign(point: &Path) -> String {
     format!("something else is mounted at {}", point.display())
 }
@@ -270,6 +275,23 @@ pub(super) fn grow_file(place: &Place, size: Size) -> Result<Done, StepError> {
 pub(super) async fn attach(place: &Place) -> Result<Done, StepError> {
     loop_device::attach(&place.file).await?;
     Ok(Done::Changed)
+}
+
+/// Corrects what an error left in an image's file system, before it is mounted.
+pub(super) async fn mend(place: &Place) -> Result<(), StepError> {
+    let open = mount::at(&place.point)
+        .map_err(StepError::machine)?
+        .is_some();
+    let device = place.device()?;
+    if open || place.kind() != ext4::KIND || !ext4::has_errors(&device) {
+        return Ok(());
+    }
+    // Its second place would have it open still.
+    let elsewhere = mount::table().map_err(StepError::machine)?;
+    match elsewhere.iter().any(|mounted| mounted.is_of(&device)) {
+        true => Ok(()),
+        false => ext4::check(&device).await,
+    }
 }
 
 /// Lets the loop device see its file's size.

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::files::{read_json, write_json};
-use super::program::Program;
+use super::program::{Program, keep_only};
 use crate::host::StepError;
 use crate::model::Part;
 
@@ -219,7 +219,8 @@ fn start(unit: &Unit) -> io::Result<Pid> {
         .argv
         .split_first()
         .ok_or_else(|| io::Error::other("an empty command"))?;
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args)
         .env_clear()
         .env(
@@ -230,8 +231,10 @@ fn start(unit: &Unit) -> io::Result<Pid> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    // SAFETY: what runs between fork and exec makes one system call.
+    unsafe { command.pre_exec(|| keep_only(&[])) };
+    let child = command.spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     std::fs::write(unit.run.join(CHILD), format!("{pid}\n"))?;
     Ok(Pid::from_raw(pid))

@@ -60,7 +60,10 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     }
     // Not earlier: on a mounted path it would reach the mounted folder instead.
     for folder in guarded(host) {
-        if let Err(error) = mount::set_immutable(&folder, false) {
+        // A datastore that turned read-only goes with its file all the same.
+        if let Err(error) = mount::set_immutable(&folder, false)
+            && error.kind() != std::io::ErrorKind::ReadOnlyFilesystem
+        {
             let error = StepError::machine(format!("{}: {error}", folder.display()));
             tally.failed.push(error);
         }

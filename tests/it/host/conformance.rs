@@ -235,7 +235,7 @@ async fn every_step_does_on_the_simulated_machine_what_it_says() {
 async fn every_step_does_on_a_real_machine_what_it_says() {
     let busybox = match std::fs::read("/usr/bin/busybox") {
         Ok(bytes) if nix::unistd::geteuid().is_root() => bytes,
-        _ => return super::story::skip("busybox and root", "conformance of the real host"),
+        _ => return super::lab::skip("busybox and root", "conformance of the real host"),
     };
     let root = PathBuf::from(format!("/tmp/rc-{}", std::process::id()));
     std::fs::create_dir_all(&root).unwrap();

@@ -44,7 +44,7 @@ fn typed(line: &str) -> Output {
 #[test]
 fn what_the_quick_start_prints_can_be_typed_and_remove_leaves_no_trace() {
     if !nix::unistd::geteuid().is_root() || TcpStream::connect(("127.0.0.1", PORT)).is_ok() {
-        super::story::skip("port 8088 and root", "the quick start");
+        super::lab::skip("port 8088 and root", "the quick start");
         return;
     }
     let demo = Demo {
@@ -108,7 +108,7 @@ fn what_the_quick_start_prints_can_be_typed_and_remove_leaves_no_trace() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&format!(" {root}/")), "{mounts}");
     assert_eq!(
-        super::story::processes_with(&format!("{root}/")),
+        super::lab::processes_with(&format!("{root}/")),
         Vec::<String>::new()
     );
 }
