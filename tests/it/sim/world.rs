@@ -170,21 +170,21 @@ pub struct Lab {
     pub host: SimHost,
     pub layout: Layout,
     pub ids: Ids,
-    pub runtime: tokio::runtime::Runtime,
+}
+
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().build().unwrap();
 }
 
 impl Lab {
     pub fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
         let host = SimHost::new();
         host.world().actual.now = "2026-01-01T00:00:00Z".parse().unwrap();
         Self {
             host,
             layout: Layout::new("/").unwrap(),
             ids: Ids::fixed(NetworkId::FIRST),
-            runtime,
         }
     }
 
@@ -254,7 +254,7 @@ impl Lab {
     }
 
     pub fn look(&self, source: &Source) -> Wave {
-        let wave = self.runtime.block_on(look(&self.host, source, &self.ids));
+        let wave = RUNTIME.with(|runtime| runtime.block_on(look(&self.host, source, &self.ids)));
         never_not_ready(&wave);
         wave
     }
@@ -267,13 +267,13 @@ impl Lab {
             told: source.acts.keys().copied().collect(),
         });
         let locks = LocalLocks::default();
-        let report = self.runtime.block_on(async {
+        let report = RUNTIME.with(|runtime| runtime.block_on(async {
             tokio::select! {
                 biased;
                 report = run(&self.host, &locks, source, &self.ids, &options, &Silent) => Some(report),
                 () = self.host.crash.notified() => None,
             }
-        });
+        }));
         let world = self.host.world();
         assert!(world.violations.is_empty(), "{:#?}", world.violations);
         if let Some(report) = &report {
