@@ -165,9 +165,7 @@ impl RelPath {
 
     /// The path of the folder it lies in; `None` for a file at the top.
     pub fn parent(&self) -> Option<RelPath> {
-        self.0
-            .rsplit_once('/')
-            .map(|(dir, _)| RelPath(dir.into()))
+        self.0.rsplit_once('/').map(|(dir, _)| RelPath(dir.into()))
     }
 
     /// What comes below `base`; `None` where it is not beneath it.

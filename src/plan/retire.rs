@@ -432,6 +432,9 @@ impl Script<'_> {
             Act::Up => {
                 self.want(patch(Patch::Suspend(None)))?;
                 self.bring_back(guid)?;
+                if self.repo(guid)?.storage.file.get()?.is_none() {
+                    return Err(Stop::Block(Blocked::ImageMissing));
+                }
                 self.open(Volume::Image(guid))?;
                 let network = record.network;
                 self.want(Step::StartDaemon { guid, network })

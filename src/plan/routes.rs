@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use super::script::Script;
 use crate::model::{
     Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Published,
-    Repository, RouteRecord, RouteTable, RunState, Step, Stop,
+    Repository, RouteRecord, RouteTable, RunState, Slots, Step, Stop,
 };
 
 /// The route table, from what was *observed*: it never names a service that was
@@ -49,6 +49,14 @@ fn running(desired: &Desired, observed: &Actual, route: &RouteRecord) -> Option<
         _ => return None,
     };
     let record = repo.record.known();
+    // Noted before its record was lost: that address may be somebody else's now.
+    let slot = |slots: &Slots| slots.0.get(&route.service).copied();
+    let slot = repo.mirror.known().and_then(slot);
+    if let (Some(record), Some(slot)) = (record, slot)
+        && record.network.address(slot) != route.address
+    {
+        return Some(false);
+    }
     let suspended = record
         .and_then(|record| record.suspended.as_ref())
         .is_some_and(|suspension| suspension.holds_at(observed.now));

@@ -155,6 +155,14 @@ impl<'a> Identities<'a> {
                 wanted: wanted.to_string(),
             });
         }
+        let called_so = self
+            .record(guid)
+            .is_some_and(|record| record.is_live() && record.name == manifest.name);
+        if let Some(why) = self.unreadable.as_ref().filter(|_| !called_so) {
+            return Err(Blocked::Unknown(format!(
+                "no repository gets a name while a record cannot be read: {why}"
+            )));
+        }
         // A manifest that wants another one is stopped by the planner, which names both.
         let network = manifest
             .network_id

@@ -208,3 +208,17 @@ fn two_repositories_never_share_a_network() {
     assert!(reasons.any(|reason| reason == "NetworkIdInUse"));
     assert_eq!(lab.contents().len(), 2);
 }
+
+#[test]
+fn no_repository_is_renamed_while_a_record_cannot_be_read() {
+    // The torn one may have that very name.
+    let lab = Lab::at_rest(&folder(2));
+    let torn = lab.guid("r1");
+    lab.host.world().unreadable.insert(Unreadable::Record(torn));
+    let mut renamed = folder(2).without(0);
+    renamed.repo(1).moved_from = Some(renet::manifest::MovedFrom::Name(name("r0")));
+    let report = lab.run(&renamed).unwrap();
+    assert!(report.performed.is_empty());
+    let mut reasons = report.last.plan.blocked.values().map(Blocked::reason);
+    assert!(reasons.any(|reason| reason == "Unknown"));
+}
