@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, ContainerState, Daemon, Digest, Guid, Health, Made, Name, Part, Repository, Step,
-    Volume, refines,
+    Actual, ContainerState, Daemon, Digest, Guid, Health, Made, Name, NetworkId, Owner, Part,
+    Patch, Record, Repository, Step, Volume, refines,
 };
 
 /// What goes wrong at a step.
@@ -47,7 +47,7 @@ pub struct World {
     /// Addresses at which a service was once well.
     pub ever_well: BTreeSet<std::net::Ipv4Addr>,
     /// How often each kind of step was performed.
-    pub performed: BTreeMap<String, usize>,
+    pub performed: BTreeMap<&'static str, usize>,
     /// Broken promises: any entry is a bug.
     pub violations: Vec<String>,
     /// How long steps take; without it no time passes.
@@ -55,9 +55,31 @@ pub struct World {
     /// Repositories on which whoever works on them panics.
     pub cursed: BTreeSet<Guid>,
     /// Repositories on which a step is being performed.
-    acting: BTreeSet<Guid>,
+    at_work: BTreeSet<Guid>,
+    /// On whose behalf the present run works, where that is to be watched.
+    pub acting: Option<Acting>,
+    /// The network of each running daemon: it outlives a lost record.
+    networks: BTreeMap<Guid, NetworkId>,
+    /// Revisions that failed for good, and in which run.
+    failing: BTreeMap<(Guid, Name), (Digest, u64)>,
+    run: u64,
+    /// renet was killed: nothing that it had begun goes on.
+    dead: bool,
     next_id: u64,
     steps: usize,
+}
+
+/// On whose behalf a run works: what it may change.
+#[derive(Clone, Debug)]
+pub struct Acting {
+    /// Its source.
+    pub owner: Owner,
+    /// Whether it may take what belongs to others.
+    pub take_over: bool,
+    /// Whether failed revisions are tried again.
+    pub retry: bool,
+    /// The repositories that a command named.
+    pub told: BTreeSet<Guid>,
 }
 
 /// A part that cannot be read.
@@ -141,9 +163,35 @@ impl SimHost {
 }
 
 impl World {
+    /// A run begins; a second has passed since the one before.
+    pub fn begin(&mut self, acting: Acting) {
+        self.acting = Some(acting);
+        self.run += 1;
+        self.dead = false;
+        self.actual.now += jiff::SignedDuration::from_secs(1);
+    }
+
+    /// renet was killed and is started again.
+    pub fn revive(&mut self) {
+        self.dead = false;
+    }
+
+    /// How many steps were performed so far.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
     /// The machine as one would see it if everything could be read.
     fn veiled(&self) -> Actual {
         let mut actual = self.actual.clone();
+        if let Part::Known(all) = &mut actual.repositories {
+            for (guid, repo) in all {
+                // Who has a record has its network there.
+                if repo.record.is_absent() && !repo.daemon.is_absent() {
+                    repo.stray_network = self.networks.get(guid).copied();
+                }
+            }
+        }
         veil(&mut actual);
         actual
     }
@@ -207,18 +255,30 @@ impl World {
             }
             _ => step.effect(&mut self.actual),
         }
-        if let Step::Format {
-            volume: Volume::Image(guid),
-            ..
-        } = step
-        {
-            let content = self.fresh();
-            if self.contents.insert(*guid, content).is_some() {
-                self.violations
-                    .push(format!("image {guid} was made over another"));
+        match step {
+            Step::Format {
+                volume: Volume::Image(guid),
+                ..
+            } => {
+                let content = self.fresh();
+                if self.contents.insert(*guid, content).is_some() {
+                    self.violations
+                        .push(format!("image {guid} was made over another"));
+                }
             }
+            Step::Purge { guid, .. } => {
+                self.contents.remove(guid);
+            }
+            Step::StartDaemon { guid, network } => {
+                self.networks.insert(*guid, *network);
+            }
+            Step::StopDaemon { guid, .. } => {
+                self.networks.remove(guid);
+            }
+            _ => {}
         }
         self.settle(step);
+        self.check_after(step);
     }
 
     /// Gives new containers their ids, and lets time pass for them.
@@ -254,54 +314,143 @@ impl World {
         self.next_id = next;
     }
 
-    fn check_before(&mut self, step: &Step) {
-        let seen = self.seen();
-        let repo_of = |guid: &Guid| {
-            seen.repositories
-                .known()
-                .and_then(|all| all.get(guid))
-                .cloned()
-                .unwrap_or_default()
-        };
+    fn record(&self, guid: Guid) -> Option<&Record> {
+        self.actual.repositories.known()?.get(&guid)?.record.known()
+    }
+
+    /// What may not be done, whatever the planner thought.
+    fn check_before(&mut self, step: &Step, seen: &Actual) {
+        let mut wrong = Vec::new();
+        if let Some(guid) = step.object().repository() {
+            let repo = seen.repositories.known().and_then(|all| all.get(&guid));
+            if repo.is_some_and(|repo| repo.record.is_unknown()) {
+                wrong.push("its record cannot be read".to_owned());
+            }
+            let mounted = repo.is_some_and(|repo| repo.storage.mount.known().is_some());
+            if !mounted && matches!(step, Step::WriteFiles { .. } | Step::WriteSlots(..)) {
+                wrong.push("it is closed".to_owned());
+            }
+            if let Some(record) = self.record(guid) {
+                wrong.extend(self.forbidden(step, guid, record));
+            }
+        }
         match step {
-            Step::PublishRoutes(table) => {
-                for (name, entry) in table {
-                    if !self.ever_well.contains(entry.backend.ip()) {
-                        self.violations
-                            .push(format!("route {name} leads to what never ran"));
-                    }
-                }
-            }
-            Step::Format { volume, .. } => {
-                let storage = self.actual.storage(*volume);
-                if storage.is_ok_and(|storage| !storage.file.is_absent()) {
-                    self.violations
-                        .push(format!("format of {volume} over data"));
-                }
-            }
-            Step::WriteFiles { guid, .. } | Step::WriteSlots(guid, _)
-                if repo_of(guid).storage.mount.known().is_none() =>
+            Step::Format { volume, .. }
+                if self
+                    .actual
+                    .storage(*volume)
+                    .is_ok_and(|storage| !storage.file.is_absent()) =>
             {
-                self.violations
-                    .push(format!("wrote into the closed {guid}"));
+                wrong.push("over data".to_owned());
             }
             Step::Up { guid, project, .. } => {
-                let record = repo_of(guid).record;
-                if !record
-                    .known()
-                    .is_some_and(|record| record.projects.contains(&project.name))
-                {
-                    self.violations
-                        .push(format!("started {project:?} without owning it"));
+                let known = self.failing.get(&(*guid, project.name.clone()));
+                let again =
+                    known.is_some_and(|(hash, run)| *hash == project.hash && *run != self.run);
+                let retry = self.acting.as_ref().is_some_and(|acting| acting.retry);
+                if again && !retry {
+                    wrong.push("this revision failed in an earlier run".to_owned());
                 }
             }
             _ => {}
         }
-        let guid = step.object().repository();
-        let unknown = guid.map(|guid| repo_of(&guid).record.is_unknown());
-        if unknown == Some(true) {
-            self.violations
-                .push(format!("{step} on a repository with an unreadable record"));
+        let wrong = wrong.into_iter().map(|what| format!("{step}: {what}"));
+        self.violations.extend(wrong);
+    }
+
+    /// Nothing of what belongs to others, is suspended or protected changes; what
+    /// is due by its own record goes.
+    fn forbidden(&self, step: &Step, guid: Guid, record: &Record) -> Option<String> {
+        let now = self.actual.now;
+        if let Step::Record(_, Patch::Delete(Some(_))) = step
+            && record.protected
+        {
+            return Some("it is protected".to_owned());
+        }
+        let acting = self.acting.as_ref()?;
+        let told = acting.told.contains(&guid);
+        if let Step::Purge { permit, .. } = step {
+            let due = record
+                .deleted
+                .as_ref()
+                .is_some_and(|stone| stone.due <= now);
+            if permit.guid() != guid || !told && !due {
+                return Some("without leave".to_owned());
+            }
+        }
+        if told {
+            return None;
+        }
+        let over = record.expires.is_some_and(|at| at <= now);
+        let buries = matches!(
+            step,
+            Step::StopDaemon { .. }
+                | Step::Unmount(_)
+                | Step::Detach(_)
+                | Step::ClearStaging(_)
+                | Step::Trash(_)
+                | Step::Purge { .. }
+                | Step::DropRecord(_)
+                | Step::Record(_, Patch::Purged | Patch::Delete(Some(_)))
+        );
+        if buries && (over || record.deleted.is_some()) {
+            return None;
+        }
+        let others = record.owner.as_ref().is_some_and(|is| *is != acting.owner);
+        if others && !acting.take_over {
+            return Some("it belongs to another source".to_owned());
+        }
+        let project = match step.object() {
+            crate::model::Object::Service(_, project) => record.suspended_projects.get(&project),
+            _ => None,
+        };
+        let mut suspensions = record.suspended.iter().chain(project);
+        suspensions
+            .any(|suspension| suspension.holds_at(now))
+            .then(|| "it is suspended".to_owned())
+    }
+
+    /// What holds at every instant.
+    fn check_after(&mut self, step: &Step) {
+        let mut wrong = Vec::new();
+        let none = BTreeMap::new();
+        let all = self.actual.repositories.known().unwrap_or(&none);
+        for guid in self.contents.keys() {
+            let places = all.get(guid).map_or(0, |repo| {
+                usize::from(!repo.storage.file.is_absent()) + usize::from(!repo.trash.is_absent())
+            });
+            if places != 1 && self.actual.datastore.storage.mount.known().is_some() {
+                wrong.push(format!("the image of {guid} lies in {places} places"));
+            }
+        }
+        let records = || all.values().filter_map(|repo| repo.record.known());
+        let live: Vec<&Name> = records()
+            .filter(|record| record.is_live())
+            .map(|record| &record.name)
+            .collect();
+        if live.iter().collect::<BTreeSet<_>>().len() != live.len() {
+            wrong.push(format!("one name for two repositories: {live:?}"));
+        }
+        let networks: Vec<NetworkId> = records().filter_map(Record::holds_network).collect();
+        if networks.iter().collect::<BTreeSet<_>>().len() != networks.len() {
+            wrong.push("one network for two repositories".to_owned());
+        }
+        for (name, entry) in self.actual.published.known().into_iter().flatten() {
+            if !self.ever_well.contains(entry.backend.ip()) {
+                wrong.push(format!("route {name} leads to what never ran"));
+            }
+        }
+        let wrong = wrong
+            .into_iter()
+            .map(|what| format!("after {step}: {what}"));
+        self.violations.extend(wrong);
+        match step {
+            // Gone, or forgotten with its record: it may be tried anew.
+            Step::EraseFiles { guid, project } => {
+                self.failing.remove(&(*guid, project.clone()));
+            }
+            Step::Reserve { guid, .. } => self.failing.retain(|(of, _), _| of != guid),
+            _ => {}
         }
     }
 }
@@ -314,13 +463,110 @@ fn containers(repo: &mut Repository) -> impl Iterator<Item = &mut crate::model::
         .flat_map(BTreeMap::values_mut)
 }
 
-/// The variant's name, for counting.
-fn kind(step: &Step) -> String {
-    let text = format!("{step:?}");
-    text.split(|c: char| !c.is_alphanumeric())
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// The names of all kinds of steps, and of all changes of a record.
+pub const KINDS: [&str; 47] = [
+    "ClearStaging",
+    "Format",
+    "GrowFile",
+    "Attach",
+    "GrowDevice",
+    "Mount",
+    "GrowFs",
+    "Unmount",
+    "Detach",
+    "LayOut",
+    "NoteDatastore",
+    "ClaimMachine",
+    "Reserve",
+    "Trash",
+    "Untrash",
+    "Purge",
+    "DropRecord",
+    "MirrorSlots",
+    "WriteSlots",
+    "StartDaemon",
+    "StopDaemon",
+    "WriteFiles",
+    "EraseFiles",
+    "FetchImages",
+    "Up",
+    "Wait",
+    "Down",
+    "RecordRoute",
+    "ForgetRoute",
+    "StartProxy",
+    "StopProxy",
+    "PublishRoutes",
+    "Claim",
+    "Release",
+    "Rename",
+    "Created",
+    "Policy",
+    "Protect",
+    "Suspend",
+    "SuspendProject",
+    "Delete",
+    "Unhold",
+    "Purged",
+    "OwnProject",
+    "DisownProject",
+    "Failed",
+    "Passed",
+];
+
+/// The step's kind, or that of the change of a record.
+pub fn kind(step: &Step) -> &'static str {
+    match step {
+        Step::ClearStaging { .. } => "ClearStaging",
+        Step::Format { .. } => "Format",
+        Step::GrowFile { .. } => "GrowFile",
+        Step::Attach { .. } => "Attach",
+        Step::GrowDevice { .. } => "GrowDevice",
+        Step::Mount { .. } => "Mount",
+        Step::GrowFs { .. } => "GrowFs",
+        Step::Unmount { .. } => "Unmount",
+        Step::Detach { .. } => "Detach",
+        Step::LayOut => "LayOut",
+        Step::NoteDatastore { .. } => "NoteDatastore",
+        Step::ClaimMachine { .. } => "ClaimMachine",
+        Step::Reserve { .. } => "Reserve",
+        Step::Trash { .. } => "Trash",
+        Step::Untrash { .. } => "Untrash",
+        Step::Purge { .. } => "Purge",
+        Step::DropRecord { .. } => "DropRecord",
+        Step::MirrorSlots { .. } => "MirrorSlots",
+        Step::WriteSlots { .. } => "WriteSlots",
+        Step::StartDaemon { .. } => "StartDaemon",
+        Step::StopDaemon { .. } => "StopDaemon",
+        Step::WriteFiles { .. } => "WriteFiles",
+        Step::EraseFiles { .. } => "EraseFiles",
+        Step::FetchImages { .. } => "FetchImages",
+        Step::Up { .. } => "Up",
+        Step::Wait { .. } => "Wait",
+        Step::Down { .. } => "Down",
+        Step::RecordRoute { .. } => "RecordRoute",
+        Step::ForgetRoute { .. } => "ForgetRoute",
+        Step::StartProxy { .. } => "StartProxy",
+        Step::StopProxy => "StopProxy",
+        Step::PublishRoutes { .. } => "PublishRoutes",
+        Step::Record(_, patch) => match patch {
+            Patch::Claim { .. } => "Claim",
+            Patch::Release => "Release",
+            Patch::Rename { .. } => "Rename",
+            Patch::Created => "Created",
+            Patch::Policy { .. } => "Policy",
+            Patch::Protect { .. } => "Protect",
+            Patch::Suspend { .. } => "Suspend",
+            Patch::SuspendProject { .. } => "SuspendProject",
+            Patch::Delete { .. } => "Delete",
+            Patch::Unhold => "Unhold",
+            Patch::Purged => "Purged",
+            Patch::OwnProject { .. } => "OwnProject",
+            Patch::DisownProject { .. } => "DisownProject",
+            Patch::Failed { .. } => "Failed",
+            Patch::Passed { .. } => "Passed",
+        },
+    }
 }
 
 enum Outcome {
@@ -349,9 +595,23 @@ impl World {
     }
 
     fn perform(&mut self, step: &Step) -> Outcome {
+        if self.dead {
+            return Outcome::Died;
+        }
+        let outcome = self.attempt(step);
+        self.dead = matches!(outcome, Outcome::Died);
+        outcome
+    }
+
+    fn attempt(&mut self, step: &Step) -> Outcome {
         let fault = self.faults.remove(&self.steps);
         self.steps += 1;
         *self.performed.entry(kind(step)).or_default() += 1;
+        if fault.is_some() {
+            // The note that a revision failed may be lost in this run.
+            let run = self.run;
+            self.failing.retain(|_, (_, of)| *of != run);
+        }
         let seen = self.seen();
         match step.holds(&seen) {
             Ok(true) => return Outcome::Done(Done::Already),
@@ -361,7 +621,7 @@ impl World {
         if step.ready(&seen).is_err() {
             return Outcome::Failed(StepError::machine("refused: not ready"));
         }
-        self.check_before(step);
+        self.check_before(step, &seen);
         let failed = |blame| {
             Outcome::Failed(StepError {
                 blame,
@@ -389,15 +649,20 @@ impl World {
             }
             Some(Fault::FailAfter | Fault::CrashAfter) | None => {}
         }
-        if let Step::Wait { project, .. } = step
+        if let Step::Wait { guid, project, .. } = step
             && project
                 .services
                 .values()
                 .any(|service| self.broken.contains(&service.image))
         {
+            let failing = (project.hash.clone(), self.run);
+            self.failing.insert((*guid, project.name.clone()), failing);
             return failed(Blame::Revision);
         }
-        let mut predicted = self.veiled();
+        let mut predicted = match self.unreadable.is_empty() {
+            true => seen,
+            false => self.veiled(),
+        };
         self.happen(step);
         step.effect(&mut predicted);
         if let Err(why) = refines(&self.veiled(), &predicted) {
@@ -418,6 +683,7 @@ impl World {
         };
         close(&mut self.actual.datastore.storage);
         self.actual.proxy = Part::Absent;
+        self.networks.clear();
         for repo in self.repositories() {
             close(&mut repo.storage);
             repo.daemon = Part::Absent;
@@ -469,7 +735,7 @@ impl Host for SimHost {
     }
 
     async fn perform(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
-        let _alone = Acting::on(self, step);
+        let _alone = AtWork::on(self, step);
         let takes = self.world().takes(step, cx);
         if let Some(takes) = takes {
             tokio::time::sleep(takes).await;
@@ -487,14 +753,14 @@ impl Host for SimHost {
 }
 
 /// Two steps on one repository at once are a broken promise; a wait is none.
-struct Acting<'a>(&'a SimHost, Option<Guid>);
+struct AtWork<'a>(&'a SimHost, Option<Guid>);
 
-impl<'a> Acting<'a> {
+impl<'a> AtWork<'a> {
     fn on(host: &'a SimHost, step: &Step) -> Self {
         let guid = step.object().repository().filter(|_| !step.only_waits());
         if let Some(guid) = guid {
             let mut world = host.world();
-            if !world.acting.insert(guid) {
+            if !world.at_work.insert(guid) {
                 let what = format!("{step}: something else is being done to {guid}");
                 world.violations.push(what);
             }
@@ -503,12 +769,18 @@ impl<'a> Acting<'a> {
     }
 }
 
-impl Drop for Acting<'_> {
+impl Drop for AtWork<'_> {
     fn drop(&mut self) {
         if let Some(guid) = self.1 {
-            self.0.world().acting.remove(&guid);
+            self.0.world().at_work.remove(&guid);
         }
     }
+}
+
+/// What was resolved from which inputs is the same on every simulated machine.
+fn resolved() -> MutexGuard<'static, BTreeMap<Digest, ComposeOutput>> {
+    static RESOLVED: Mutex<BTreeMap<Digest, ComposeOutput>> = Mutex::new(BTreeMap::new());
+    RESOLVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ComposeDoor for SimHost {
@@ -545,9 +817,11 @@ impl ComposeDoor for SimHost {
             .collect())
     }
 
-    fn recall(&self, _key: &Digest) -> Option<ComposeOutput> {
-        None
+    fn recall(&self, key: &Digest) -> Option<ComposeOutput> {
+        resolved().get(key).cloned()
     }
 
-    fn remember(&self, _key: &Digest, _output: &ComposeOutput) {}
+    fn remember(&self, key: &Digest, output: &ComposeOutput) {
+        resolved().insert(key.clone(), output.clone());
+    }
 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -6,12 +7,12 @@ use sha2::{Digest as _, Sha256};
 /// A SHA-256 digest, 64 lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Digest(String);
+pub struct Digest(Arc<str>);
 
 impl Digest {
     /// The digest of one run of bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(hex(&Sha256::digest(bytes)))
+        Self(hex(&Sha256::digest(bytes)).into())
     }
 
     /// The digest of several fields. Each is preceded by its length (8 bytes,
@@ -22,12 +23,12 @@ impl Digest {
             hasher.update((field.len() as u64).to_le_bytes());
             hasher.update(field);
         }
-        Self(hex(&hasher.finalize()))
+        Self(hex(&hasher.finalize()).into())
     }
 
     /// A digest of the first digits alone, which a person can type.
     pub fn shortened(&self) -> Self {
-        Self(self.short().to_owned())
+        Self(self.short().into())
     }
 
     /// Whether a person may have typed a shortened digest.
@@ -37,7 +38,7 @@ impl Digest {
 
     /// What a person typed.
     pub fn typed(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(text.into())
     }
 
     /// All 64 digits.
@@ -52,13 +53,11 @@ impl Digest {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 impl fmt::Display for Digest {

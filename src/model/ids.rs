@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -77,7 +78,7 @@ impl fmt::Display for Guid {
 /// or digit at both ends. A name that reads as a UUID is refused, because a UUID
 /// always means a guid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// The name as text.
@@ -109,7 +110,7 @@ impl FromStr for Name {
                 "`{shown}` reads as a guid; a name must not"
             )));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -121,7 +122,7 @@ impl fmt::Display for Name {
 
 /// A host name: DNS labels joined by dots, at most 253 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostName(String);
+pub struct HostName(Arc<str>);
 
 impl HostName {
     /// The host name as text.
@@ -135,7 +136,7 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         if text.len() <= 253 && text.split('.').all(is_label) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(ParseError::new(format!(
                 "`{}` is not a host name; write labels of a-z, 0-9 and `-` joined by dots, like `shop.example.com`",
@@ -154,7 +155,7 @@ impl fmt::Display for HostName {
 /// A path that stays beneath the folder it is joined to: relative, no `..`, no
 /// empty or `.` part, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelPath(String);
+pub struct RelPath(Arc<str>);
 
 impl RelPath {
     /// The path as text, parts joined by `/`.
@@ -164,20 +165,18 @@ impl RelPath {
 
     /// The path of the folder it lies in; `None` for a file at the top.
     pub fn parent(&self) -> Option<RelPath> {
-        self.0
-            .rsplit_once('/')
-            .map(|(dir, _)| RelPath(dir.to_owned()))
+        self.0.rsplit_once('/').map(|(dir, _)| RelPath(dir.into()))
     }
 
     /// What comes below `base`; `None` where it is not beneath it.
     pub fn strip_prefix(&self, base: &RelPath) -> Option<RelPath> {
-        let rest = self.0.strip_prefix(&base.0)?.strip_prefix('/')?;
-        Some(RelPath(rest.to_owned()))
+        let rest = self.0.strip_prefix(&*base.0)?.strip_prefix('/')?;
+        Some(RelPath(rest.into()))
     }
 
     /// This path below `base`.
     pub fn beneath(&self, base: &RelPath) -> RelPath {
-        RelPath(format!("{}/{}", base.0, self.0))
+        RelPath(format!("{}/{}", base.0, self.0).into())
     }
 }
 
@@ -191,7 +190,7 @@ impl FromStr for RelPath {
             && !text.contains(char::is_control)
             && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if good {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(ParseError::new(format!(
                 "`{}` is not a path beneath its folder; write a relative path without `..`, like `web/docker-compose.yml`",

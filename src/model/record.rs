@@ -211,11 +211,11 @@ pub enum Patch {
     Purged,
     /// renet starts and stops this project.
     OwnProject(Name),
-    /// renet took this project down for good.
+    /// renet took this project down.
     DisownProject(Name),
     /// This revision of the project failed.
     Failed(Name, Digest),
-    /// The project is well: no revision of it is held as failed.
+    /// The project is well, or gone: no revision of it is held as failed.
     Passed(Name),
 }
 
@@ -253,7 +253,6 @@ impl Patch {
             }
             Patch::DisownProject(project) => {
                 record.projects.remove(project);
-                record.failed.remove(project);
             }
             Patch::Failed(project, hash) => {
                 record.failed.insert(project.clone(), hash.clone());
@@ -282,9 +281,7 @@ impl Patch {
             Patch::Unhold => record.deleted.as_ref().is_none_or(|stone| !stone.held),
             Patch::Purged => record.deleted.as_ref().is_none_or(|stone| stone.purged),
             Patch::OwnProject(project) => record.projects.contains(project),
-            Patch::DisownProject(project) => {
-                !record.projects.contains(project) && !record.failed.contains_key(project)
-            }
+            Patch::DisownProject(project) => !record.projects.contains(project),
             Patch::Failed(project, hash) => record.failed.get(project) == Some(hash),
             Patch::Passed(project) => !record.failed.contains_key(project),
         }

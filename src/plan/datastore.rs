@@ -1,5 +1,5 @@
 use super::script::Script;
-use crate::model::{Blocked, Object, Part, Size, Step, Stop, Volume};
+use crate::model::{Blocked, Guid, Object, Part, Size, Step, Stop, Volume};
 
 impl Script<'_> {
     pub(super) fn datastore(&mut self) -> Result<(), Stop> {
@@ -79,22 +79,40 @@ impl Script<'_> {
         let Some(name) = self.desired.machine.clone() else {
             return Ok(());
         };
-        let machine = self.scratch.machine.get()?.cloned().unwrap_or_default();
-        if let Some(owner) = machine.owner.filter(|owner| *owner != self.desired.owner) {
-            return Err(Stop::Block(Blocked::OwnedElsewhere {
-                owner: owner.source,
-            }));
+        let seen = self.scratch.machine.get()?.cloned();
+        // Lost records took the machine's along: whose it is, nobody knows.
+        let images = self.unknown_images()?;
+        if seen.is_none() && !images.is_empty() {
+            return Err(Stop::Block(Blocked::UnknownImage { images }));
         }
-        if let Some(is) = machine.name.filter(|is| *is != name) {
+        let machine = seen.unwrap_or_default();
+        let moves = self.desired.asked.take_over;
+        // The name first: a folder for another machine changes nothing here.
+        if let Some(is) = machine.name.filter(|is| *is != name && !moves) {
             return Err(Stop::Block(Blocked::Immutable {
                 field: "the machine's name",
                 is: is.to_string(),
                 wanted: name.to_string(),
             }));
         }
+        let owner = machine.owner.filter(|owner| *owner != self.desired.owner);
+        if let Some(owner) = owner.filter(|_| !moves) {
+            return Err(Stop::Block(Blocked::OwnedElsewhere {
+                owner: owner.source,
+            }));
+        }
         self.want(Step::ClaimMachine {
             name,
             owner: self.desired.owner.clone(),
         })
+    }
+
+    fn unknown_images(&self) -> Result<Vec<Guid>, Stop> {
+        let all = self.scratch.repositories.get()?.into_iter().flatten();
+        let unknown = all.filter(|(_, repo)| {
+            let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
+            repo.record.is_absent() && image
+        });
+        Ok(unknown.map(|(guid, _)| *guid).collect())
     }
 }

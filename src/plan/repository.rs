@@ -54,7 +54,7 @@ impl Script<'_> {
                 }));
             }
         } else {
-            self.network_is_free(spec)?;
+            self.network_is_free(guid, spec.network)?;
         }
         self.want(Step::Reserve {
             guid,
@@ -112,35 +112,49 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// An image was made once: it is there, in the trash, or missing.
+    /// An image that was made once is there, in the trash, or missing.
     pub(super) fn bring_back(&mut self, guid: Guid) -> Result<(), Stop> {
         let repo = self.repo(guid)?;
-        let created = repo.record.get()?.is_some_and(|record| record.created);
-        if created && repo.storage.file.get()?.is_none() {
-            if repo.trash.get()?.is_none() {
-                return Err(Stop::Block(Blocked::ImageMissing));
+        if repo.storage.file.get()?.is_some() {
+            return Ok(());
+        }
+        // Also one whose record was lost: nothing is made beside it.
+        if repo.trash.get()?.is_some() {
+            return self.want(Step::Untrash(guid));
+        }
+        match repo.record.get()?.is_some_and(|record| record.created) {
+            true => Err(Stop::Block(Blocked::ImageMissing)),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn name_is_free(&self, guid: Guid, name: &Name) -> Result<(), Stop> {
+        for (other, repo) in self.scratch.repositories.get()?.into_iter().flatten() {
+            let live = repo.record.get()?.filter(|record| record.is_live());
+            if *other != guid && live.is_some_and(|record| record.name == *name) {
+                let taken = format!("{name} is the name of another repository ({other})");
+                return Err(Stop::Block(Blocked::Unresolved(taken)));
             }
-            self.want(Step::Untrash(guid))?;
         }
         Ok(())
     }
 
-    fn network_is_free(&self, spec: &RepositorySpec) -> Result<(), Stop> {
+    pub(super) fn network_is_free(&self, of: Guid, network: NetworkId) -> Result<(), Stop> {
         let foreign = self.scratch.foreign_networks.get()?;
-        if foreign.is_some_and(|foreign| foreign.contains(&spec.network)) {
+        if foreign.is_some_and(|foreign| foreign.contains(&network)) {
             return Err(Stop::Block(Blocked::NetworkIdInUse {
-                id: spec.network,
+                id: network,
                 by: "a program that listens there".to_owned(),
             }));
         }
         for (guid, repo) in self.scratch.repositories.get()?.into_iter().flatten() {
             let record = repo.record.get()?;
-            if *guid != spec.guid
+            if *guid != of
                 && let Some(record) =
-                    record.filter(|record| record.holds_network() == Some(spec.network))
+                    record.filter(|record| record.holds_network() == Some(network))
             {
                 return Err(Stop::Block(Blocked::NetworkIdInUse {
-                    id: spec.network,
+                    id: network,
                     by: format!("repository {}", record.name),
                 }));
             }

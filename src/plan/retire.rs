@@ -127,7 +127,9 @@ impl Retirement {
         if open || unreadable {
             return Verdict::Stays("nothing is pruned while something could not be settled");
         }
-        let nothing_left = desired.repositories.is_empty() && desired.routes.is_empty();
+        let nothing_left = desired.repositories.is_empty()
+            && desired.routes.is_empty()
+            && desired.unresolved.is_empty();
         let many = self.count() >= MANY && self.count() * 2 > owned;
         // What the first wave retires was decided then.
         if limits.retires.is_some_and(|retires| !retires.is_empty()) || !(many || nothing_left) {
@@ -179,7 +181,7 @@ impl Retirement {
     }
 
     /// Why the object stays for now, if it does.
-    fn holds_back(&self, object: &Object, limits: &Limits) -> Option<Blocked> {
+    fn holds_back(&self, object: &Object) -> Option<Blocked> {
         match &self.verdict {
             Verdict::Stays(_) => None,
             Verdict::Held(why) => Some(why.clone()),
@@ -187,13 +189,7 @@ impl Retirement {
                 let of_repository = object
                     .repository()
                     .is_some_and(|guid| self.repositories.contains(&guid));
-                if of_repository && !self.new.is_empty() {
-                    return Some(self.rename());
-                }
-                let named = limits
-                    .retires
-                    .is_none_or(|retires| retires.contains(object));
-                (!named).then_some(Blocked::NotShown)
+                (of_repository && !self.new.is_empty()).then(|| self.rename())
             }
         }
     }
@@ -205,17 +201,35 @@ fn projects<'a>(record: &'a Record, files: impl Iterator<Item = &'a Name>) -> BT
 }
 
 impl Script<'_> {
-    /// Whether the object goes now; notes it, or why it does not.
-    fn goes(&mut self, object: &Object) -> bool {
+    /// Retires the object, with what is in it, unless something holds it back.
+    fn let_go(
+        &mut self,
+        object: Object,
+        within: Vec<Object>,
+        part: impl FnOnce(&mut Self) -> Result<(), Stop>,
+    ) {
         if matches!(self.retirement.verdict, Verdict::Stays(_)) {
-            return false;
+            return;
         }
-        if let Some(why) = self.retirement.holds_back(object, self.limits) {
-            self.plan.blocked.entry(object.clone()).or_insert(why);
-            return false;
+        if let Some(why) = self.retirement.holds_back(&object) {
+            self.plan.blocked.entry(object).or_insert(why);
+            return;
         }
-        self.plan.retires.insert(object.clone());
-        true
+        let shown = self.limits.retires;
+        let named = shown.is_none_or(|retires| retires.contains(&object));
+        self.group(object.clone(), |script| {
+            let before = script.plan.steps.len();
+            let ended = part(script);
+            // What is held for another reason says that one.
+            if !named && script.plan.steps.len() > before {
+                return Err(Stop::Block(Blocked::NotShown));
+            }
+            ended
+        });
+        if !self.plan.blocked.contains_key(&object) {
+            self.plan.retires.insert(object);
+            self.plan.retires.extend(within);
+        }
     }
 
     /// What stays although nobody declares it deserves a word.
@@ -234,15 +248,12 @@ impl Script<'_> {
 
     /// A repository that its source no longer declares.
     pub(super) fn retire(&mut self, guid: Guid) {
-        let object = Object::Repository(guid);
-        if !self.goes(&object) {
-            return;
-        }
         let projects = self.retirement.projects.iter();
         let projects = projects.filter(|(of, _)| *of == guid);
-        let projects = projects.map(|(guid, project)| Object::Service(*guid, project.clone()));
-        self.plan.retires.extend(projects);
-        self.group(object, |script| {
+        let within = projects
+            .map(|(guid, project)| Object::Service(*guid, project.clone()))
+            .collect();
+        self.let_go(Object::Repository(guid), within, |script| {
             let Some(record) = script.record(guid)? else {
                 return Ok(());
             };
@@ -282,10 +293,7 @@ impl Script<'_> {
             .collect();
         for project in gone {
             let object = Object::Service(guid, project.clone());
-            if !self.goes(&object) {
-                continue;
-            }
-            self.group(object, |script| {
+            self.let_go(object, Vec::new(), |script| {
                 script.want(Step::Down {
                     guid,
                     network: spec.network,
@@ -295,6 +303,7 @@ impl Script<'_> {
                     guid,
                     project: project.clone(),
                 })?;
+                script.want(Step::Record(guid, Patch::Passed(project.clone())))?;
                 script.want(Step::Record(guid, Patch::DisownProject(project)))
             });
         }
@@ -304,9 +313,9 @@ impl Script<'_> {
     pub(super) fn retire_routes(&mut self) {
         for name in self.retirement.routes.clone() {
             let object = Object::Route(name.clone());
-            if self.goes(&object) {
-                self.group(object, |script| script.want(Step::ForgetRoute(name)));
-            }
+            self.let_go(object, Vec::new(), |script| {
+                script.want(Step::ForgetRoute(name))
+            });
         }
     }
 
@@ -319,14 +328,22 @@ impl Script<'_> {
         self.want(Step::Trash(guid))
     }
 
+    /// Whether a repository's own time is over.
+    pub(super) fn is_over(&self, guid: Guid) -> bool {
+        let now = self.scratch.now;
+        self.record(guid).ok().flatten().is_some_and(|record| {
+            let over = record.expires.is_some_and(|at| at <= now);
+            over && record.is_live() && !record.protected
+        })
+    }
+
     /// What is due by a repository's own record, whoever declares it.
     pub(super) fn housekeeping(&mut self, guid: Guid) -> Result<(), Stop> {
         let Some(record) = self.record(guid)? else {
             return Ok(());
         };
         let now = self.scratch.now;
-        let over = record.expires.is_some_and(|at| at <= now);
-        if record.is_live() && over && !record.protected {
+        if self.is_over(guid) {
             let stone = Tombstone {
                 at: now,
                 by: "its own time".to_owned(),
@@ -355,6 +372,7 @@ impl Script<'_> {
         let declared = || {
             let object = Object::Repository(guid);
             self.desired.asked.prune == Prune::Incomplete
+                || self.desired.repositories.contains_key(&guid)
                 || self.desired.unresolved.iter().any(|(of, _)| *of == object)
         };
         let stays = self.record(guid)?.is_some_and(|record| {
@@ -375,16 +393,28 @@ impl Script<'_> {
         let record = self.record(guid)?;
         let patch = |patch| Step::Record(guid, patch);
         if let Act::Adopt { name, network } = act {
+            if record.is_none() {
+                self.name_is_free(guid, name)?;
+                self.network_is_free(guid, *network)?;
+            }
             self.want(Step::Reserve {
                 guid,
                 name: name.clone(),
                 network: *network,
             })?;
+            self.bring_back(guid)?;
             return self.want(patch(Patch::Created));
         }
         let Some(record) = record else {
             return Ok(());
         };
+        let on_deleted = matches!(act, Act::Resume | Act::Delete { .. } | Act::Restore);
+        if let Some(stone) = record.deleted.as_ref().filter(|_| !on_deleted) {
+            return Err(Stop::Block(Blocked::Deleted {
+                at: stone.at,
+                by: stone.by.clone(),
+            }));
+        }
         match act {
             Act::Adopt { .. } => Ok(()),
             Act::Suspend(suspension) => self.want(patch(Patch::Suspend(Some(suspension.clone())))),
@@ -402,6 +432,9 @@ impl Script<'_> {
             Act::Up => {
                 self.want(patch(Patch::Suspend(None)))?;
                 self.bring_back(guid)?;
+                if self.repo(guid)?.storage.file.get()?.is_none() {
+                    return Err(Stop::Block(Blocked::ImageMissing));
+                }
                 self.open(Volume::Image(guid))?;
                 let network = record.network;
                 self.want(Step::StartDaemon { guid, network })
@@ -433,10 +466,14 @@ impl Script<'_> {
                 }
             }
             Act::Restore => {
+                if !record.is_live() {
+                    self.name_is_free(guid, &record.name)?;
+                    // Otherwise the source that let it go would do so again; and
+                    // first, so that no half of this looks like a manifest's own.
+                    self.want(patch(Patch::Release))?;
+                }
                 self.want(patch(Patch::Delete(None)))?;
-                self.bring_back(guid)?;
-                // Otherwise the source that let it go would do so again.
-                self.want(patch(Patch::Release))
+                self.bring_back(guid)
             }
         }
     }

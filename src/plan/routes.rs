@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use super::script::Script;
 use crate::model::{
     Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Published,
-    Repository, RouteRecord, RouteTable, RunState, Step, Stop,
+    Repository, RouteRecord, RouteTable, RunState, Slots, Step, Stop,
 };
 
 /// The route table, from what was *observed*: it never names a service that was
@@ -48,6 +48,18 @@ fn running(desired: &Desired, observed: &Actual, route: &RouteRecord) -> Option<
         Part::Absent => &nothing,
         _ => return None,
     };
+    let record = repo.record.known();
+    // Noted before its record was lost: that address may be somebody else's now.
+    let slot = |slots: &Slots| slots.0.get(&route.service).copied();
+    let slot = repo.mirror.known().and_then(slot);
+    if let (Some(record), Some(slot)) = (record, slot)
+        && record.network.address(slot) != route.address
+    {
+        return Some(false);
+    }
+    let suspended = record
+        .and_then(|record| record.suspended.as_ref())
+        .is_some_and(|suspension| suspension.holds_at(observed.now));
     match &repo.containers {
         Part::Known(projects) => {
             let container = projects
@@ -65,7 +77,7 @@ fn running(desired: &Desired, observed: &Actual, route: &RouteRecord) -> Option<
         }
         // Told to be down and seen to have no daemon: it is down.
         _ if repo.daemon.is_absent()
-            && spec.is_some_and(|spec| spec.state != RunState::Running) =>
+            && (suspended || spec.is_some_and(|spec| spec.state != RunState::Running)) =>
         {
             Some(false)
         }
@@ -109,11 +121,20 @@ impl Script<'_> {
                 owner: route.owner.source.clone(),
             }));
         }
-        let mirror = self.repo(spec.repository)?.mirror;
-        let settled = mirror.known().map(|slots| slots.0.get(&spec.service));
-        // Its repository is being made: the address is settled on the way.
-        if settled.flatten().is_none() && self.limits.busy.contains(&spec.repository) {
-            return Err(Stop::Hidden);
+        let repo = self.repo(spec.repository)?;
+        let slots = repo.mirror.get()?;
+        let slot = slots.and_then(|slots| slots.0.get(&spec.service));
+        let network = repo.record.get()?.map(|record| record.network);
+        let address = slot
+            .zip(network)
+            .map(|(slot, network)| network.address(*slot));
+        if address != Some(spec.address) {
+            // It is settled by its repository: on the way, or when that is no
+            // longer left alone.
+            return Err(match held {
+                Some(why) => Stop::Block(why.clone()),
+                None => Stop::Hidden,
+            });
         }
         let route = RouteRecord {
             owner: self.desired.owner.clone(),

@@ -81,11 +81,12 @@ impl Script<'_> {
             }
             return;
         }
+        let spec = self.desired.repositories.get(&guid);
         if let Some(act) = self.desired.acts.get(&guid) {
             self.exempt(|script| script.group(object, |script| script.act(guid, act)));
-        } else if let Some(spec) = self.desired.repositories.get(&guid) {
+        } else if let Some(spec) = spec.filter(|_| !self.is_over(guid)) {
             self.whole_repository(spec);
-        } else if self.retirement.repositories.contains(&guid) {
+        } else if self.retirement.repositories.contains(&guid) && !self.is_over(guid) {
             self.retire(guid);
         } else {
             // A manifest that is held back does not hold back what is due.

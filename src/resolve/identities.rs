@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ids;
 use crate::manifest::{self, MovedFrom};
-use crate::model::{Actual, Blocked, Gone, Guid, Name, NetworkId, Part, Record, Repository};
+use crate::model::{Actual, Blocked, Gone, Guid, Name, NetworkId, Owner, Part, Record, Repository};
 
 /// Who is who: guids and networks, from records or newly drawn.
 pub(super) struct Identities<'a> {
@@ -19,10 +19,12 @@ pub(super) struct Identities<'a> {
 }
 
 impl<'a> Identities<'a> {
+    /// `whose` tombstones concern the manifests; without it all do.
     pub(super) fn new(
         seen: &'a BTreeMap<Guid, Repository>,
         actual: &Actual,
         declared: BTreeSet<&'a Name>,
+        whose: Option<&Owner>,
         ids: &'a Ids,
     ) -> Self {
         let mut live = BTreeMap::new();
@@ -38,11 +40,14 @@ impl<'a> Identities<'a> {
             match &repo.record {
                 Part::Known(record) => {
                     taken.extend(record.holds_network());
+                    // A tombstone holds no name but for the source that had it.
+                    let ours = whose.is_none_or(|whose| record.owner.as_ref() == Some(whose));
                     if record.is_live() {
                         live.insert(&record.name, *guid);
-                    } else if deleted
-                        .get(&record.name)
-                        .is_none_or(|other| died(other) < died(guid))
+                    } else if ours
+                        && deleted
+                            .get(&record.name)
+                            .is_none_or(|other| died(other) < died(guid))
                     {
                         deleted.insert(&record.name, *guid);
                     }
@@ -150,6 +155,14 @@ impl<'a> Identities<'a> {
                 wanted: wanted.to_string(),
             });
         }
+        let called_so = self
+            .record(guid)
+            .is_some_and(|record| record.is_live() && record.name == manifest.name);
+        if let Some(why) = self.unreadable.as_ref().filter(|_| !called_so) {
+            return Err(Blocked::Unknown(format!(
+                "no repository gets a name while a record cannot be read: {why}"
+            )));
+        }
         // A manifest that wants another one is stopped by the planner, which names both.
         let network = manifest
             .network_id
@@ -208,13 +221,16 @@ impl<'a> Identities<'a> {
         if let Some(why) = &self.unreadable {
             return Err(Blocked::Unknown(why.clone()));
         }
-        let mut candidate = Some(self.next);
-        while let Some(id) = candidate {
-            if self.taken.insert(id) {
-                self.next = id.next().unwrap_or(NetworkId::LAST);
-                return Ok(id);
+        // Past the top, freed ones are given out again.
+        for first in [self.next, self.ids.first_network()] {
+            let mut candidate = Some(first);
+            while let Some(id) = candidate {
+                if self.taken.insert(id) {
+                    self.next = id.next().unwrap_or(NetworkId::LAST);
+                    return Ok(id);
+                }
+                candidate = id.next();
             }
-            candidate = id.next();
         }
         Err(Blocked::Unresolved("no network id is left".to_owned()))
     }

@@ -87,13 +87,21 @@ pub async fn resolve<D: ComposeDoor>(
         }
     }
     let declared = manifests.repositories.keys().collect();
-    let mut identities = Identities::new(seen, actual, declared, ids);
+    let whose = (!source.asked.take_over).then_some(&source.owner);
+    let mut identities = Identities::new(seen, actual, declared, whose, ids);
     let mut nameless = BTreeMap::new();
+    let mut claimed: BTreeMap<Guid, Name> = BTreeMap::new();
     for manifest in manifests.repositories.values() {
         let (guid, found) = identities.settle(manifest);
         desired.names.insert(guid, manifest.name.clone());
         let object = Object::Repository(guid);
+        let other = claimed.insert(guid, manifest.name.clone());
         let settled = found.and_then(|network| {
+            if let Some(other) = &other {
+                let name = &manifest.name;
+                let both = format!("both {other} and {name} would be the same repository");
+                return Err(Blocked::Unresolved(both));
+            }
             let slots = slots_of(manifests, &manifest.name, seen.get(&guid))?;
             Ok((network, slots))
         });
@@ -120,6 +128,9 @@ pub async fn resolve<D: ComposeDoor>(
                 desired.repositories.insert(guid, spec);
             }
             Err(why) => {
+                if let Some(other) = desired.repositories.remove(&guid) {
+                    nameless.insert(other.name, why.clone());
+                }
                 nameless.insert(manifest.name.clone(), why.clone());
                 desired.unresolved.push((object, why));
             }
@@ -138,7 +149,7 @@ pub fn free_network(actual: &Actual, guid: Guid, ids: &Ids) -> Result<NetworkId,
     if let Some(network) = seen.get(&guid).and_then(|repo| repo.stray_network) {
         return Ok(network);
     }
-    Identities::new(seen, actual, BTreeSet::new(), ids).next_network()
+    Identities::new(seen, actual, BTreeSet::new(), None, ids).next_network()
 }
 
 /// Every service of a repository has a slot, in the order of their names.
@@ -284,7 +295,10 @@ fn resolve_routes(
             }
             _ => {
                 let why = match nameless.get(&route.repository) {
-                    Some(why) if why.is_quiet() => why.clone(),
+                    // What is gone with a word of its own took its routes along.
+                    Some(why) if why.is_quiet() || matches!(why, Blocked::Deleted { .. }) => {
+                        why.clone()
+                    }
                     _ => Blocked::DependencyBlocked {
                         on: format!("service {}/{}", route.repository, route.service),
                     },

@@ -2,6 +2,7 @@
 
 /// What touches a real machine: as root, one after the other.
 mod host {
+    mod agent;
     mod conformance;
     mod crash;
     mod full;
@@ -22,6 +23,7 @@ mod agent {
     mod week;
     mod whole;
 }
+mod dice;
 mod manifest;
 mod rooms;
 mod sim;

@@ -1,5 +1,5 @@
 use super::Step;
-use crate::model::{Actual, Blocked, Repository, Stop, Volume};
+use crate::model::{Actual, Blocked, Guid, Name, Patch, Repository, Stop, Volume};
 
 fn ready_if(condition: bool, what: &str) -> Result<(), Stop> {
     if condition {
@@ -56,7 +56,8 @@ impl Step {
                         ready_if(
                             record.is_some_and(|record| !record.created),
                             "no record asks for a new image",
-                        )
+                        )?;
+                        ready_if(repo.trash.get()?.is_none(), "its image is in the trash")
                     }
                 }
             }
@@ -149,7 +150,19 @@ impl Step {
                 ready_if(!image, "its image is there")?;
                 ready_if(repo.daemon.get()?.is_none(), "its daemon is there")
             }
-            Step::Record(guid, _) | Step::MirrorSlots(guid, _) => ready_if(
+            Step::Record(guid, patch) => {
+                let repo = a.repo(*guid, &absent)?;
+                let record = repo.record.get()?;
+                ready_if(record.is_some(), "there is no record")?;
+                let name = match patch {
+                    Patch::Rename(name) => Some(name),
+                    Patch::Delete(None) => record.map(|record| &record.name),
+                    _ => None,
+                };
+                let taken = |name| names(a, *guid).any(|other| other == name);
+                ready_if(!name.is_some_and(taken), "the name is taken")
+            }
+            Step::MirrorSlots(guid, _) => ready_if(
                 a.repo(*guid, &absent)?.record.get()?.is_some(),
                 "there is no record",
             ),
@@ -216,6 +229,16 @@ impl Step {
             }
         }
     }
+}
+
+/// The names of all other live repositories.
+fn names(a: &Actual, but: Guid) -> impl Iterator<Item = &Name> {
+    let all = a.repositories.known().into_iter().flatten();
+    let others = all.filter(move |(guid, _)| **guid != but);
+    others
+        .filter_map(|(_, repo)| repo.record.known())
+        .filter(|record| record.is_live())
+        .map(|record| &record.name)
 }
 
 fn serves(repo: &Repository) -> Result<bool, Stop> {

@@ -11,55 +11,50 @@ use renet::host::sim::{Fault, SimHost};
 use renet::model::{ContainerState, Daemon, Part, RunState};
 
 use super::whole::Lab;
-use crate::sim::{Repo, World};
+use crate::dice::{Dice, long, seed};
+use crate::sim::world::{Folder, Repo};
 
 const WEEK: u64 = 7 * 24 * 3600;
 /// Seconds between two things that happen, on average.
 const BETWEEN: u64 = 4 * 3600;
 
-/// Numbers that a seed decides.
-struct Dice(u64);
+/// What a seed draws.
+struct Draws(Dice);
 
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
-
-    fn world(&mut self) -> World {
+impl Draws {
+    fn folder(&mut self) -> Folder {
         let repositories = (0..3).filter_map(|id| {
-            let there = self.below(4) > 0;
+            let there = self.0.below(4) > 0;
             there.then(|| (id, self.repo()))
         });
-        let mut world = World {
+        let mut folder = Folder {
+            machine: Some("m1"),
             repositories: repositories.collect(),
         };
-        if world.repositories.is_empty() {
-            world.repositories.insert(0, self.repo());
+        if folder.repositories.is_empty() {
+            folder.repositories.insert(0, self.repo());
         }
-        world
+        folder
     }
 
     fn repo(&mut self) -> Repo {
-        let state = match self.below(8) {
+        let state = match self.0.below(8) {
             0 => RunState::Offline,
             1 => RunState::Stopped,
             _ => RunState::Running,
         };
         let projects: BTreeMap<u8, u8> = (0..2)
             .filter_map(|id| {
-                let there = self.below(3) > 0;
-                there.then(|| (id, u8::try_from(self.below(4)).unwrap()))
+                let there = self.0.below(3) > 0;
+                there.then(|| (id, u8::try_from(self.0.below(4)).unwrap()))
             })
             .collect();
         Repo {
-            size: 64 + self.below(100),
+            size: 64 + self.0.below(100),
             state,
             projects,
-            route: self.below(2) > 0,
+            route: self.0.below(2) > 0,
+            ..Repo::with(&[])
         }
     }
 
@@ -72,13 +67,13 @@ impl Dice {
             Fault::CrashInside,
             Fault::CrashAfter,
         ];
-        all[usize::try_from(self.below(6)).unwrap()]
+        all[usize::try_from(self.0.below(6)).unwrap()]
     }
 }
 
-fn drift(host: &SimHost, dice: &mut Dice) {
+fn drift(host: &SimHost, dice: &mut Draws) {
     let mut world = host.world();
-    match dice.below(6) {
+    match dice.0.below(6) {
         0 => world.reboot(),
         1 => world.actual.published = Part::Absent,
         2 => world.actual.proxy = Part::Absent,
@@ -103,18 +98,18 @@ fn drift(host: &SimHost, dice: &mut Dice) {
 }
 
 /// One week; the seed decides everything but the guids.
-async fn week(seed: u64) -> BTreeMap<String, usize> {
-    let mut dice = Dice(seed | 1);
+async fn week(seed: u64) -> BTreeMap<&'static str, usize> {
+    let mut dice = Draws(Dice::of(seed));
     let host = Arc::new(SimHost::new());
     host.world().broken.insert("i:3".to_owned());
     let policy = Policy {
         interval: Duration::from_secs(1800),
         ..Policy::default()
     };
-    let mut lab = Lab::with(host.clone(), dice.world().manifests(), policy.clone());
+    let mut lab = Lab::with(host.clone(), dice.folder().manifests(), policy.clone());
     let mut left = WEEK;
     while left > 0 {
-        let pause = (1 + dice.below(2 * BETWEEN)).min(left);
+        let pause = (1 + dice.0.below(2 * BETWEEN)).min(left);
         left -= pause;
         let died = tokio::select! {
             biased;
@@ -122,21 +117,21 @@ async fn week(seed: u64) -> BTreeMap<String, usize> {
             () = tokio::time::sleep(Duration::from_secs(pause)) => false,
         };
         // Killed, or as good as: whatever it was about is dropped, and it starts again.
-        if died || dice.below(20) == 0 {
+        if died || dice.0.below(20) == 0 {
             lab.task.abort();
             let _ = (&mut lab.task).await;
             let wanted = lab.folder.lock().unwrap().clone();
             lab = Lab::with(host.clone(), wanted, policy.clone());
             continue;
         }
-        match dice.below(4) {
+        match dice.0.below(4) {
             0 => {
-                let next = dice.world().manifests();
+                let next = dice.folder().manifests();
                 *lab.folder.lock().unwrap() = next;
                 lab.hint(Hint::All).await;
             }
             1 => {
-                let (at, fault) = (dice.below(20), dice.fault());
+                let (at, fault) = (dice.0.below(20), dice.fault());
                 let mut world = host.world();
                 let now: usize = world.performed.values().sum();
                 world
@@ -145,7 +140,7 @@ async fn week(seed: u64) -> BTreeMap<String, usize> {
             }
             _ => {
                 drift(&host, &mut dice);
-                if dice.below(2) == 0 {
+                if dice.0.below(2) == 0 {
                     lab.hint(Hint::All).await;
                 }
             }
@@ -192,23 +187,19 @@ async fn week(seed: u64) -> BTreeMap<String, usize> {
 
 #[test]
 fn weeks_of_edits_drifts_crashes_and_faults_always_come_to_rest() {
-    let long = std::env::var_os("RENET_LONG").is_some();
-    let budget = Duration::from_secs(if long { 300 } else { 8 });
-    let first: u64 = std::env::var("RENET_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(1);
+    let budget = Duration::from_secs(if long() { 300 } else { 8 });
+    let first = seed();
     let began = std::time::Instant::now();
     let mut weeks = 0;
-    let mut performed = BTreeMap::<String, usize>::new();
+    let mut performed = BTreeMap::<&str, usize>::new();
     while began.elapsed() < budget {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .unwrap();
-        let seed = first.wrapping_mul(1_000_003).wrapping_add(weeks);
-        let done = runtime.block_on(week(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let seed = first.wrapping_add(weeks);
+        let done = runtime.block_on(week(seed));
         for (step, count) in done {
             *performed.entry(step).or_default() += count;
         }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::{Repo, World};
+use crate::sim::world::{Folder as Wanted, Repo};
 
 /// A running agent, its machine and its folder.
 pub struct Lab {
@@ -44,6 +44,7 @@ impl Lab {
 
     pub fn with(host: Arc<SimHost>, wanted: Manifests, policy: Policy) -> Self {
         host.world().pace = Some(pace);
+        host.world().revive();
         let folder = Arc::new(Mutex::new(wanted));
         let read = folder.clone();
         let load = move || Folder {
@@ -125,14 +126,11 @@ impl Lab {
     }
 }
 
-fn world(repositories: u8, revision: u8) -> World {
-    let repo = Repo {
-        size: 64,
-        state: Default::default(),
-        projects: BTreeMap::from([(0, revision)]),
-        route: true,
-    };
-    World {
+fn world(repositories: u8, revision: u8) -> Wanted {
+    let mut repo = Repo::with(&[]);
+    repo.projects.insert(0, revision);
+    Wanted {
+        machine: Some("m1"),
         repositories: (0..repositories).map(|id| (id, repo.clone())).collect(),
     }
 }

@@ -9,31 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::lab::{Lab, body, page};
-
-/// A small generator: what it draws depends on the printed seed alone.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let seed = std::env::var("RENET_SEED").ok();
-        let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-        let seed = seed.map_or_else(now, |seed| seed.parse().unwrap());
-        eprintln!("RENET_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound.max(1)
-    }
-}
-
-fn long() -> bool {
-    std::env::var_os("RENET_LONG").is_some()
-}
+use crate::dice::{Dice, long};
 
 /// When renet is killed.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,193 @@
+//! The agent on a real machine: what is saved is applied, what drifts is mended,
+//! and whenever it is killed the next one goes on from there.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::lab::{Lab, body, kill, page, said, signal};
+use crate::dice::{Dice, long};
+
+/// An agent that is ended whatever happens.
+struct Running(Child);
+
+impl Running {
+    fn start(lab: &Lab, interval: &str) -> Self {
+        let mut command = lab.command(&["agent", "--interval", interval]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(child.spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id().try_into().unwrap()
+    }
+
+    fn ended(&mut self, limit: Duration) -> Option<i32> {
+        let until = Instant::now() + limit;
+        while Instant::now() < until {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the agent does not end");
+    }
+
+    fn kill(mut self) {
+        kill(self.pid());
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until it is so, and says how long that took.
+#[track_caller]
+fn within(limit: Duration, what: &str, so: impl Fn() -> bool) -> Duration {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    began.elapsed()
+}
+
+fn in_sync(lab: &Lab) -> bool {
+    lab.renet(&["diff"]).status.code() == Some(0)
+}
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn the_agent_applies_what_is_saved_and_mends_what_drifts() {
+    let Some(lab) = Lab::new("agent") else { return };
+    let mut agent = Running::start(&lab, "1h");
+    within(Duration::from_secs(30), "a cold start", || in_sync(&lab));
+    assert_eq!(body(), "Hello from renet.\n");
+
+    // A container that dies.
+    let before = lab.started();
+    lab.docker(&["rm", "-f", "web-web-1"]).unwrap();
+    within(SOON, "the container", || {
+        lab.started()
+            .is_some_and(|now| Some(&now) != before.as_ref())
+    });
+    within(SOON, "the container", || in_sync(&lab));
+
+    // The routes.
+    let routes = lab.root.join("opt/rediacc/proxy/traefik/dynamic/renet.yml");
+    fs::remove_file(&routes).unwrap();
+    within(SOON, "the routes", || routes.exists());
+    assert_eq!(body(), "Hello from renet.\n");
+
+    // The daemon with its supervisor; the container goes on.
+    let before = lab.started();
+    kill(lab.pid("supervisor.pid"));
+    kill(lab.pid("child.pid"));
+    within(SOON, "the daemon", || lab.started() == before);
+
+    // The mount: heard of at once, though its next turn is an hour away.
+    let mounts = lab.datastore().join("mounts");
+    let mount = fs::read_dir(mounts).unwrap().flatten().next().unwrap();
+    nix::mount::umount(&mount.path()).unwrap();
+    let point = mount.path().display().to_string();
+    within(SOON, "the mount", || lab.mounts().contains(&point));
+    within(SOON, "the mount", || in_sync(&lab));
+
+    // Saving a file is enough.
+    let compose = lab.desired().join("web/docker-compose.yml");
+    let text = fs::read_to_string(&compose).unwrap();
+    let before = lab.started();
+    fs::write(&compose, text.replace("period: 1s", "period: 2s")).unwrap();
+    within(Duration::from_secs(15), "the edit", || {
+        lab.started()
+            .is_some_and(|now| Some(&now) != before.as_ref())
+    });
+    within(SOON, "the edit", || in_sync(&lab));
+    assert_eq!(body(), "Hello from renet.\n");
+
+    // What it does can be read while it runs.
+    lab.says(0, &["get"], &format!("agent runs (pid {})", agent.pid()));
+    lab.says(0, &["events"], "publish routes");
+    lab.says(0, &["reconcile"], "The agent performed 0 steps. In sync.");
+    lab.says(5, &["agent"], "another agent runs");
+
+    // Told to be left alone it is, until it is told otherwise (L18).
+    lab.expect(0, &["repository", "down", "hello"]);
+    std::thread::sleep(Duration::from_secs(2));
+    lab.says(0, &["reconcile"], "In sync");
+    assert_eq!(lab.started(), None);
+    lab.says(0, &["diff"], "Suspended");
+    lab.expect(0, &["repository", "up", "hello"]);
+    assert!(lab.started().is_some());
+
+    // SIGTERM ends it at a safe point; what it did can still be read.
+    signal(agent.pid(), Signal::SIGTERM).unwrap();
+    assert_eq!(agent.ended(Duration::from_secs(10)), Some(143));
+    lab.says(0, &["get"], "no agent runs");
+    lab.says(0, &["events", "-n", "3"], "Ended");
+    lab.says(0, &["apply"], "In sync");
+    lab.uninstall();
+}
+
+#[test]
+fn l21_of_a_hundred_quick_edits_the_last_is_what_the_agent_runs() {
+    let Some(lab) = Lab::shop("edits") else {
+        return;
+    };
+    let agent = Running::start(&lab, "1h");
+    within(Duration::from_secs(60), "a cold start", || in_sync(&lab));
+    for edit in 0..100 {
+        lab.serve("shop", "web", &format!("edit-{edit}"));
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    within(Duration::from_secs(60), "the last edit", || {
+        in_sync(&lab) && page("web") == "edit-99"
+    });
+    assert_eq!(page("page"), "page");
+    agent.kill();
+    lab.uninstall();
+}
+
+#[test]
+fn l27_an_agent_killed_at_any_instant_leaves_what_one_apply_finishes() {
+    let Some(lab) = Lab::shop("killed") else {
+        return;
+    };
+    let times = if long() { 50 } else { 8 };
+    let mut dice = Dice::new();
+    lab.expect(0, &["apply"]);
+    let guid = lab.guid("shop");
+    let data = lab.put(&guid, "web/data/blob", dice.below(u64::MAX));
+    for round in 0..times {
+        let agent = Running::start(&lab, "1h");
+        lab.serve("shop", "web", &format!("round-{round}"));
+        if round % 3 == 1 {
+            lab.sized("wiki", &format!("{}M", 96 + round), "");
+        }
+        if round % 3 == 2 {
+            lab.docker_of(&lab.network_of("shop"), &["rm", "-f", "api-api-1"]);
+        }
+        std::thread::sleep(Duration::from_millis(dice.below(3000)));
+        agent.kill();
+        let output = lab.renet(&["apply"]);
+        // A mounted image grows only with a capability that not every root has.
+        let grows = said(&output).contains("CAP_SYS_RESOURCE");
+        assert!(output.status.success() || grows, "{}", said(&output));
+        if grows {
+            lab.sized("wiki", "96M", "");
+        }
+        lab.expect(0, &["diff"]);
+        assert_eq!(page("web"), format!("round-{round}"));
+        assert_eq!(fs::read(lab.inside(&guid, "web/data/blob")).unwrap(), data);
+        lab.nothing_leaked(2);
+    }
+    lab.uninstall();
+}

@@ -1,0 +1,625 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use renet::execute::{Options, Report, Wave};
+use renet::host::sim::{Fault, KINDS, Unreadable};
+use renet::manifest::MovedFrom;
+use renet::model::{
+    Act, Blocked, ContainerState, Daemon, DataLossPermit, DeletionPolicy, Guid, Object, Part,
+    RunState, Suspension,
+};
+use renet::resolve::{Source, free_network};
+
+use super::world::*;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Edit(Folder),
+    Remove(u8),
+    Return(u8),
+    /// From now on what is no longer declared goes, or stays.
+    Prune(bool),
+    Run(Faults),
+    /// As told by the hash that the plan prints.
+    Confirm(Faults),
+    /// The folder is found empty, once.
+    Emptied,
+    /// Another source's folder is applied.
+    Other(Folder, bool, Faults),
+    Act(u8, Told, Faults),
+    Later(i64),
+    Expire(u8),
+    LoseRecord(u8),
+    LoseRecords,
+    /// A manifest names an image that nobody knows.
+    Claim(u8, u8),
+    Reboot,
+    Break(u8),
+    Drift(u8, Drift),
+}
+
+type Faults = Vec<(usize, Fault)>;
+
+/// What a command says.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Suspend(i64),
+    SuspendProject(u8),
+    Resume,
+    ResumeProject(u8),
+    Up,
+    Down(bool),
+    Delete(bool),
+    Restore,
+    Adopt(u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Drift {
+    Container,
+    ContainerGone,
+    Daemon,
+    Supervisor,
+    Umount,
+    Routes,
+    Proxy,
+    Files,
+    TornRecord,
+    DeafDaemon,
+    TornSlots,
+    UnreadableRoutes,
+}
+
+/// What a history has come to.
+struct Story {
+    lab: Lab,
+    wanted: Folder,
+    removed: BTreeMap<u8, Repo>,
+    prune: bool,
+}
+
+impl Story {
+    fn source(&self, folder: &Folder) -> Source {
+        match self.prune {
+            true => self.lab.pruning(folder, None),
+            false => self.lab.source(folder),
+        }
+    }
+
+    fn run(&self) -> Option<Report> {
+        let source = self.source(&self.wanted);
+        self.lab.run_source(&source, Options::default())
+    }
+
+    /// One of all images, or of those without a record.
+    fn pick(&self, which: u8, unknown: bool) -> Option<Guid> {
+        let world = self.lab.host.world();
+        let all = world.actual.repositories.known()?;
+        let guids: Vec<Guid> = all
+            .iter()
+            .filter(|(_, repo)| !unknown || repo.record.is_absent())
+            .map(|(guid, _)| *guid)
+            .collect();
+        let index = usize::from(which) % guids.len().max(1);
+        guids.get(index).copied()
+    }
+
+    fn play(&mut self, op: &Op) {
+        match op {
+            Op::Edit(next) => self.wanted = next.clone(),
+            Op::Remove(id) => {
+                if let Some(repo) = self.wanted.repositories.remove(id) {
+                    self.removed.insert(*id, repo);
+                }
+            }
+            Op::Return(id) => {
+                if let Some(repo) = self.removed.remove(id) {
+                    self.wanted.repositories.entry(*id).or_insert(repo);
+                }
+            }
+            Op::Prune(prune) => self.prune = *prune,
+            Op::Run(faults) => {
+                self.lab.faults(faults);
+                self.run();
+            }
+            Op::Confirm(faults) => {
+                let source = self.lab.pruning(&self.wanted, None);
+                let shown = self.lab.look(&source);
+                let hash = confirm_of(&shown);
+                let source = self.lab.pruning(&self.wanted, hash.as_deref());
+                self.lab.faults(faults);
+                self.lab.run_source(&source, Options::default());
+            }
+            Op::Emptied => {
+                let source = self.lab.pruning(&Folder::default(), None);
+                let report = self.lab.run_source(&source, Options::default());
+                let report = report.expect("no fault is set");
+                let retired = &report.last.plan.retires;
+                assert!(retired.is_empty(), "an empty folder retires {retired:?}");
+            }
+            Op::Other(folder, take_over, faults) => {
+                let mut source = self.source(folder);
+                source.owner = source_of("/home/other");
+                source.asked.take_over = *take_over;
+                self.lab.faults(faults);
+                self.lab.run_source(&source, Options::default());
+            }
+            Op::Act(which, told, faults) => self.tell(*which, *told, faults),
+            Op::Later(hours) => self.lab.later(*hours),
+            Op::Expire(which) => {
+                let now = self.lab.now();
+                if let Some(guid) = self.pick(*which, false)
+                    && let Part::Known(record) =
+                        &mut self.lab.host.world().actual.repo_mut(guid).record
+                {
+                    record.expires = Some(now);
+                }
+            }
+            Op::LoseRecord(which) => {
+                if let Some(guid) = self.pick(*which, false) {
+                    let mut world = self.lab.host.world();
+                    let repo = world.actual.repo_mut(guid);
+                    repo.record = Part::Absent;
+                    repo.mirror = Part::Absent;
+                }
+            }
+            Op::LoseRecords => self.lab.lose_records(),
+            Op::Claim(id, which) => {
+                let guid = self.pick(*which, true);
+                if let Some(repo) = self.wanted.repositories.get_mut(id) {
+                    repo.guid = guid;
+                }
+            }
+            Op::Reboot => self.lab.host.world().reboot(),
+            Op::Break(revision) => {
+                let mut world = self.lab.host.world();
+                world.broken.insert(format!("i:{revision}"));
+            }
+            Op::Drift(which, drift) => apply_drift(&self.lab, *which, *drift),
+        }
+        self.lab.host.world().faults.clear();
+    }
+
+    fn tell(&self, which: u8, told: Told, faults: &[(usize, Fault)]) {
+        let lab = &self.lab;
+        let unknown = matches!(told, Told::Adopt(_));
+        let Some(guid) = self.pick(which, unknown) else {
+            return;
+        };
+        let suspension = lab.suspension();
+        let act = match told {
+            Told::Suspend(hours) => Act::Suspend(Suspension {
+                until: (hours > 0).then(|| lab.now() + SignedDuration::from_hours(hours)),
+                ..suspension
+            }),
+            Told::SuspendProject(id) => Act::SuspendProject(name(&format!("p{id}")), suspension),
+            Told::Resume => Act::Resume,
+            Told::ResumeProject(id) => Act::ResumeProject(name(&format!("p{id}"))),
+            Told::Up => Act::Up,
+            Told::Down(close) => Act::Down { suspension, close },
+            Told::Delete(now) => {
+                let called = lab.host.world().actual.repository(guid);
+                let called = called.ok().and_then(|repo| repo.record.known().cloned());
+                let permit = called.filter(|_| now).and_then(|record| {
+                    DataLossPermit::named(guid, &record.name, record.name.as_str())
+                });
+                let stone = lab.stone(guid);
+                Act::Delete { stone, permit }
+            }
+            Told::Restore => Act::Restore,
+            Told::Adopt(id) => {
+                let seen = lab.look(&lab.source(&Folder::default())).actual;
+                let Ok(network) = free_network(&seen, guid, &lab.ids) else {
+                    return;
+                };
+                let name = name(&format!("r{id}"));
+                Act::Adopt { name, network }
+            }
+        };
+        lab.faults(faults);
+        lab.act(guid, act);
+    }
+}
+
+/// The hash that would confirm the plan.
+fn confirm_of(shown: &Wave) -> Option<String> {
+    let mut blocked = shown.plan.blocked.values();
+    blocked.find_map(|why| match why {
+        Blocked::PruneBlocked { confirm, .. } => Some(confirm.clone()),
+        _ => None,
+    })
+}
+
+fn apply_drift(lab: &Lab, which: u8, drift: Drift) {
+    let mut world = lab.host.world();
+    let guids: Vec<_> = world
+        .actual
+        .repositories
+        .known()
+        .into_iter()
+        .flat_map(|all| all.keys().copied())
+        .collect();
+    let Some(guid) = guids.get(usize::from(which) % guids.len().max(1)).copied() else {
+        return;
+    };
+    match drift {
+        Drift::TornRecord => world.unreadable.insert(Unreadable::Record(guid)),
+        Drift::DeafDaemon => world.unreadable.insert(Unreadable::Daemon(guid)),
+        Drift::TornSlots => world.unreadable.insert(Unreadable::Slots(guid)),
+        Drift::UnreadableRoutes => world.unreadable.insert(Unreadable::Published),
+        _ => false,
+    };
+    match drift {
+        Drift::Routes => world.actual.published = Part::Absent,
+        Drift::Proxy => world.actual.proxy = Part::Absent,
+        _ => {}
+    }
+    let repo = world.actual.repo_mut(guid);
+    match drift {
+        Drift::Container | Drift::ContainerGone => {
+            for containers in repo
+                .containers
+                .known_mut()
+                .into_iter()
+                .flat_map(BTreeMap::values_mut)
+            {
+                if matches!(drift, Drift::ContainerGone) {
+                    containers.clear();
+                }
+                for container in containers.values_mut() {
+                    container.state = ContainerState::Exited(137);
+                }
+            }
+        }
+        Drift::Daemon if repo.daemon.known().is_some() => {
+            let left = Daemon {
+                serving: false,
+                supervised: false,
+            };
+            repo.daemon = Part::Known(left);
+        }
+        Drift::Supervisor => {
+            if let Part::Known(daemon) = &mut repo.daemon {
+                daemon.supervised = false;
+            }
+        }
+        Drift::Umount => repo.storage.mount = Part::Absent,
+        Drift::Files => {
+            for files in repo
+                .files
+                .known_mut()
+                .into_iter()
+                .flat_map(BTreeMap::values_mut)
+            {
+                files.digest = renet::model::Digest::of(b"edited by hand");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn repo() -> impl Strategy<Value = Repo> {
+    let state = prop_oneof![
+        6 => Just(RunState::Running),
+        1 => Just(RunState::Stopped),
+        2 => Just(RunState::Offline),
+    ];
+    let projects = prop::collection::btree_map(0..2_u8, 0..3_u8, 0..3);
+    let policy = prop_oneof![Just(DeletionPolicy::Retain), Just(DeletionPolicy::Delete)];
+    let moved = prop_oneof![
+        12 => Just(None),
+        1 => Just(Some(MovedFrom::Nothing)),
+        3 => (0..3_u8).prop_map(|id| Some(MovedFrom::Name(name(&format!("r{id}"))))),
+    ];
+    let protected = prop::bool::weighted(0.1);
+    let parts = (
+        64..200_u64,
+        state,
+        projects,
+        any::<bool>(),
+        policy,
+        protected,
+        moved,
+    );
+    parts.prop_map(
+        |(size, state, projects, route, policy, protected, moved_from)| Repo {
+            size,
+            state,
+            projects,
+            route,
+            policy,
+            protected,
+            moved_from,
+            guid: None,
+        },
+    )
+}
+
+fn world() -> impl Strategy<Value = Folder> {
+    prop::collection::btree_map(0..3_u8, repo(), 1..3).prop_map(|repositories| Folder {
+        machine: Some("m1"),
+        repositories,
+    })
+}
+
+/// Another source's folder: of some names that are ours too.
+fn other() -> impl Strategy<Value = Folder> {
+    prop::collection::btree_map(2..4_u8, repo(), 1..2).prop_map(|repositories| Folder {
+        machine: None,
+        repositories,
+    })
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop::sample::select(vec![
+        Fault::FailBefore,
+        Fault::FailInside,
+        Fault::FailAfter,
+        Fault::CrashBefore,
+        Fault::CrashInside,
+        Fault::CrashAfter,
+    ])
+}
+
+fn faults() -> impl Strategy<Value = Faults> {
+    prop::collection::vec((0..24_usize, fault()), 0..3)
+}
+
+/// Some that strike early, where a short run has its steps.
+fn early() -> impl Strategy<Value = Faults> {
+    prop::collection::vec((0..8_usize, fault()), 0..3)
+}
+
+fn told() -> impl Strategy<Value = Told> {
+    prop_oneof![
+        1 => prop_oneof![Just(0), 1..48_i64].prop_map(Told::Suspend),
+        1 => (0..2_u8).prop_map(Told::SuspendProject),
+        3 => Just(Told::Resume),
+        1 => (0..2_u8).prop_map(Told::ResumeProject),
+        1 => Just(Told::Up),
+        2 => any::<bool>().prop_map(Told::Down),
+        3 => prop::bool::weighted(0.2).prop_map(Told::Delete),
+        3 => Just(Told::Restore),
+        1 => (0..4_u8).prop_map(Told::Adopt),
+    ]
+}
+
+fn drift() -> impl Strategy<Value = Drift> {
+    prop::sample::select(vec![
+        Drift::Container,
+        Drift::ContainerGone,
+        Drift::Daemon,
+        Drift::Supervisor,
+        Drift::Umount,
+        Drift::Routes,
+        Drift::Proxy,
+        Drift::Files,
+        Drift::TornRecord,
+        Drift::DeafDaemon,
+        Drift::TornSlots,
+        Drift::UnreadableRoutes,
+    ])
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => world().prop_map(Op::Edit),
+        2 => (0..3_u8).prop_map(Op::Remove),
+        2 => (0..3_u8).prop_map(Op::Return),
+        2 => prop::bool::weighted(0.7).prop_map(Op::Prune),
+        10 => faults().prop_map(Op::Run),
+        1 => faults().prop_map(Op::Confirm),
+        1 => Just(Op::Emptied),
+        1 => (other(), any::<bool>(), faults())
+            .prop_map(|(folder, take_over, faults)| Op::Other(folder, take_over, faults)),
+        5 => (any::<u8>(), told(), early())
+            .prop_map(|(which, told, faults)| Op::Act(which, told, faults)),
+        2 => (1..200_i64).prop_map(Op::Later),
+        1 => any::<u8>().prop_map(Op::Expire),
+        1 => any::<u8>().prop_map(Op::LoseRecord),
+        1 => Just(Op::LoseRecords),
+        1 => (0..3_u8, any::<u8>()).prop_map(|(id, which)| Op::Claim(id, which)),
+        2 => Just(Op::Reboot),
+        2 => (0..3_u8).prop_map(Op::Break),
+        8 => (any::<u8>(), drift()).prop_map(|(which, drift)| Op::Drift(which, drift)),
+    ]
+}
+
+/// What a fault-free plan may say, with nothing unreadable.
+fn is_public(object: &Object, why: &Blocked) -> bool {
+    match why {
+        Blocked::NotReady(_) | Blocked::Unknown(_) | Blocked::NotShown => false,
+        Blocked::DependencyBlocked { .. } => !matches!(object, Object::Datastore | Object::Machine),
+        // A failed step was a revision that cannot get well.
+        Blocked::StepFailed { step, .. } => step == "wait until well",
+        _ => true,
+    }
+}
+
+/// Plays a history, then lets it come to rest. Returns what was performed.
+fn history(first: &Folder, ops: &[Op]) -> BTreeMap<&'static str, usize> {
+    let mut story = Story {
+        lab: Lab::new(),
+        wanted: first.clone(),
+        removed: BTreeMap::new(),
+        prune: false,
+    };
+    for op in ops {
+        story.play(op);
+    }
+    story.lab.host.world().unreadable.clear();
+
+    let mut report = story.run().expect("no fault is left");
+    // What the first look could not see may be shown by the second.
+    for _ in 0..2 {
+        let blocked = &report.last.plan.blocked;
+        if blocked.values().any(|why| *why == Blocked::NotShown) {
+            report = story.run().expect("no fault is left");
+        }
+    }
+    let blocked = &report.last.plan.blocked;
+    for (object, why) in blocked {
+        assert!(is_public(object, why), "{object:?}: {why:?}");
+    }
+    if blocked.is_empty() {
+        assert!(
+            report.in_sync(),
+            "not in sync, and nothing is in the way: {:?}",
+            report.last.plan
+        );
+    }
+    // The next run does nothing, whatever is blocked.
+    let again = story.run().expect("no fault is left");
+    assert!(
+        again.performed.is_empty(),
+        "second run: {:?}, after {:?}",
+        again.performed,
+        report.last.plan,
+    );
+    let world = story.lab.host.world();
+    world.performed.clone()
+}
+
+/// How many cases: `RENET_LONG` runs ten times as many.
+fn cases(fast: u32) -> u32 {
+    if std::env::var_os("RENET_LONG").is_some() {
+        fast * 10
+    } else {
+        fast
+    }
+}
+
+fn seed() -> [u8; 32] {
+    let seed = std::env::var("RENET_SEED").unwrap_or_default();
+    let mut bytes = [7; 32];
+    for (byte, digit) in bytes.iter_mut().zip(seed.bytes()) {
+        *byte = digit;
+    }
+    bytes
+}
+
+fn runner(fast: u32) -> proptest::test_runner::TestRunner {
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let config = Config {
+        cases: cases(fast),
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()))
+}
+
+fn check_histories(
+    strategy: impl Strategy<Value = (Folder, Vec<Op>)>,
+    fast: u32,
+    floors: &[(&str, usize)],
+) {
+    let performed = RefCell::new(BTreeMap::<&'static str, usize>::new());
+    let outcome = runner(fast).run(&strategy, |(first, ops)| {
+        for (step, count) in history(&first, &ops) {
+            *performed.borrow_mut().entry(step).or_default() += count;
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    let performed = performed.into_inner();
+    for (step, floor) in floors {
+        let count = performed.get(*step).copied().unwrap_or_default();
+        assert!(
+            count >= *floor,
+            "{step} was performed only {count} times: {performed:?}"
+        );
+    }
+}
+
+#[test]
+fn any_history_converges_or_is_blocked_for_a_public_reason() {
+    let strategy = (world(), prop::collection::vec(op(), 0..12)).prop_map(|(first, rest)| {
+        let mut ops = vec![Op::Run(Vec::new())];
+        ops.extend(rest);
+        (first, ops)
+    });
+    let floors: Vec<(&str, usize)> = KINDS.iter().map(|step| (*step, 3)).collect();
+    check_histories(strategy, 20_000, &floors);
+}
+
+#[test]
+fn an_update_with_faults_and_then_anything_converges() {
+    let faulty = prop::collection::vec((0..30_usize, fault()), 1..3).prop_map(Op::Run);
+    let strategy = (world(), world(), faulty, prop::collection::vec(op(), 0..3)).prop_map(
+        |(first, second, faulty, rest)| {
+            let mut ops = vec![Op::Run(Vec::new()), Op::Edit(second), faulty];
+            ops.extend(rest);
+            (first, ops)
+        },
+    );
+    check_histories(
+        strategy,
+        10_000,
+        &[("Up", 1000), ("GrowFs", 400), ("Unmount", 100)],
+    );
+}
+
+#[test]
+fn a_retirement_with_faults_and_then_its_return_converges() {
+    let gone = prop::collection::vec((0..3_u8).prop_map(Op::Remove), 1..3);
+    let strategy = (world(), gone, faults(), faults(), faults(), op()).prop_map(
+        |(first, gone, faults, later, back, rest)| {
+            let ids: Vec<u8> = first.repositories.keys().copied().collect();
+            let mut ops = vec![Op::Run(Vec::new()), Op::Prune(true)];
+            ops.extend(gone);
+            ops.extend([Op::Run(faults.clone()), Op::Confirm(faults), Op::Run(later)]);
+            ops.extend(ids.into_iter().map(Op::Return));
+            ops.extend([Op::Run(back), rest]);
+            (first, ops)
+        },
+    );
+    let floors = [
+        ("Trash", 500),
+        ("Untrash", 500),
+        ("Release", 500),
+        ("Claim", 500),
+    ];
+    check_histories(strategy, 10_000, &floors);
+}
+
+#[test]
+fn a_deletion_and_a_restore_with_faults_converge() {
+    let delete = (prop::bool::weighted(0.2), early(), 0..200_i64);
+    let back = (
+        prop_oneof![Just(Told::Restore), Just(Told::Resume)],
+        early(),
+    );
+    let strategy = (
+        world(),
+        any::<u8>(),
+        delete,
+        back,
+        prop::collection::vec(op(), 0..3),
+    )
+        .prop_map(
+            |(first, which, (now, faults, hours), (back, later), rest)| {
+                let mut ops = vec![
+                    Op::Run(Vec::new()),
+                    Op::Act(which, Told::Delete(now), faults),
+                    Op::Run(Vec::new()),
+                    Op::Later(hours),
+                    Op::Act(which, back, later),
+                    Op::Run(Vec::new()),
+                ];
+                ops.extend(rest);
+                (first, ops)
+            },
+        );
+    let floors = [
+        ("Trash", 1000),
+        ("Untrash", 500),
+        ("Purge", 500),
+        ("Unhold", 200),
+    ];
+    check_histories(strategy, 10_000, &floors);
+}

@@ -1,0 +1,8 @@
+//! Whole runs on the simulated machine: from any state it can reach, with any
+//! fault and a crash anywhere, `apply` converges or is blocked for a public
+//! reason, and the next run does nothing.
+
+mod histories;
+mod retirement;
+mod stories;
+pub mod world;

@@ -1,0 +1,236 @@
+use std::collections::BTreeSet;
+
+use renet::execute::Options;
+use renet::host::sim::Unreadable;
+use renet::model::{Blocked, MachineRecord, NetworkId, Object, Part};
+
+use super::world::*;
+
+#[test]
+fn a_cold_start_is_shown_whole() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    let source = lab.source(&wanted);
+    let shown = lab.look(&source);
+    let names: Vec<String> = shown.plan.steps.iter().map(ToString::to_string).collect();
+    for expected in [
+        "create datastore",
+        "create image",
+        "start daemon",
+        "up ",
+        "note route",
+        "start proxy",
+    ] {
+        assert!(
+            names.iter().any(|step| step.starts_with(expected)),
+            "{expected}: {names:#?}"
+        );
+    }
+    let report = lab.run(&wanted).unwrap();
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    let published = lab.host.world().actual.published.clone();
+    assert_eq!(published.known().unwrap().len(), 1);
+}
+
+#[test]
+fn l23_a_second_apply_performs_no_step() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    assert!(lab.run(&wanted).unwrap().performed.is_empty());
+}
+
+#[test]
+fn no_id_is_given_out_while_a_record_cannot_be_read() {
+    let lab = Lab::new();
+    let mut world = folder(1);
+    lab.run(&world).unwrap();
+    let first = *lab.host.world().contents.keys().next().unwrap();
+    lab.host
+        .world()
+        .unreadable
+        .insert(Unreadable::Record(first));
+    world.repositories.insert(1, world.repositories[&0].clone());
+    let report = lab.run(&world).unwrap();
+    assert_eq!(lab.host.world().contents.len(), 1);
+    assert!(
+        report
+            .last
+            .plan
+            .blocked
+            .values()
+            .any(|why| matches!(why, Blocked::Unknown(_)))
+    );
+}
+
+#[test]
+fn a_lost_record_does_not_look_like_a_new_repository() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    let guid = *lab.host.world().contents.keys().next().unwrap();
+    lab.host.world().actual.repo_mut(guid).record = Part::Absent;
+    let report = lab.run(&wanted).unwrap();
+    assert!(report.performed.is_empty(), "{:?}", report.performed);
+    let why = report.last.plan.blocked.values().next().unwrap();
+    assert_eq!(*why, Blocked::UnknownImage { images: vec![guid] });
+
+    let mut adopting = wanted;
+    adopting.repo(0).guid = Some(guid);
+    assert!(lab.run(&adopting).unwrap().in_sync());
+}
+
+#[test]
+fn an_image_that_vanished_is_never_made_again() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    let guid = *lab.host.world().contents.keys().next().unwrap();
+    lab.host.world().reboot();
+    lab.host.world().actual.repo_mut(guid).storage.file = Part::Absent;
+    lab.host.world().contents.clear();
+    let report = lab.run(&wanted).unwrap();
+    let why = &report.last.plan.blocked[&Object::Repository(guid)];
+    assert_eq!(*why, Blocked::ImageMissing);
+}
+
+#[test]
+fn another_datastore_or_none_is_never_replaced() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    lab.host.world().reboot();
+    lab.host.world().actual.datastore.identity = Part::Known(uuid::Uuid::nil());
+    let other = lab.run(&wanted).unwrap();
+    lab.host.world().actual.datastore.storage.file = Part::Absent;
+    let none = lab.run(&wanted).unwrap();
+    for report in [other, none] {
+        let why = &report.last.plan.blocked[&Object::Datastore];
+        assert!(matches!(why, Blocked::DatastoreMissing { .. }), "{why:?}");
+        let on_storage = |performed: &renet::execute::Performed| {
+            !matches!(performed.step.object(), Object::Proxy)
+        };
+        assert!(
+            !report.performed.iter().any(on_storage),
+            "{:?}",
+            report.performed
+        );
+    }
+}
+
+#[test]
+fn what_another_source_owns_is_left_alone() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    let mut source = lab.source(&wanted);
+    source.owner = source_of("/home/other");
+    let report = lab.run_source(&source, Options::default()).unwrap();
+    assert!(report.performed.is_empty());
+    let reasons: BTreeSet<&str> = report
+        .last
+        .plan
+        .blocked
+        .values()
+        .map(Blocked::reason)
+        .collect();
+    assert!(reasons.contains("OwnedElsewhere"), "{reasons:?}");
+}
+
+#[test]
+fn what_another_repository_hides_keeps_its_route() {
+    // planner.md, counter-example 4: for others only `Absent` is absence.
+    let lab = Lab::new();
+    let world = folder(2);
+    lab.run(&world).unwrap();
+    let guid = *lab.host.world().contents.keys().next().unwrap();
+    for part in [Unreadable::Record(guid), Unreadable::Daemon(guid)] {
+        lab.host.world().unreadable.insert(part);
+        lab.run(&world).unwrap();
+        assert_eq!(lab.host.world().actual.published.known().unwrap().len(), 2);
+        lab.host.world().unreadable.clear();
+    }
+}
+
+#[test]
+fn a_revision_that_cannot_get_well_is_tried_once() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.host.world().broken.insert("i:0".to_owned());
+    let first = lab.run(&wanted).unwrap();
+    assert!(
+        first
+            .last
+            .plan
+            .blocked
+            .values()
+            .any(|why| why.reason() == "StepFailed")
+    );
+    let second = lab.run(&wanted).unwrap();
+    assert!(second.performed.is_empty());
+    assert!(
+        second
+            .last
+            .plan
+            .blocked
+            .values()
+            .any(|why| *why == Blocked::RevisionFailed)
+    );
+}
+
+#[test]
+fn a_machine_of_another_name_changes_nothing() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    lab.host.world().actual.machine = Part::Known(MachineRecord {
+        name: Some(name("m2")),
+        ..MachineRecord::default()
+    });
+    let report = lab.run(&wanted).unwrap();
+    assert!(report.performed.is_empty());
+    assert_eq!(
+        report.last.plan.blocked[&Object::Machine].reason(),
+        "Immutable"
+    );
+}
+
+#[test]
+fn two_repositories_never_share_a_network() {
+    let lab = Lab::at_rest(&folder(2));
+    let mut source = lab.source(&folder(3));
+    let mut manifests = folder(3).manifests();
+    let third = manifests.repositories.get_mut(&name("r2")).unwrap();
+    third.network_id = Some(NetworkId::FIRST);
+    source.manifests = std::sync::Arc::new(manifests);
+    let report = lab.run_source(&source, Options::default()).unwrap();
+    let mut reasons = report.last.plan.blocked.values().map(Blocked::reason);
+    assert!(reasons.any(|reason| reason == "NetworkIdInUse"));
+    assert_eq!(lab.contents().len(), 2);
+}
+
+#[test]
+fn no_repository_is_renamed_while_a_record_cannot_be_read() {
+    // The torn one may have that very name.
+    let lab = Lab::at_rest(&folder(2));
+    let torn = lab.guid("r1");
+    lab.host.world().unreadable.insert(Unreadable::Record(torn));
+    let mut renamed = folder(2).without(0);
+    renamed.repo(1).moved_from = Some(renet::manifest::MovedFrom::Name(name("r0")));
+    let report = lab.run(&renamed).unwrap();
+    assert!(report.performed.is_empty());
+    let mut reasons = report.last.plan.blocked.values().map(Blocked::reason);
+    assert!(reasons.any(|reason| reason == "Unknown"));
+}
+
+#[test]
+fn after_a_power_loss_one_run_that_was_shown_brings_everything_back() {
+    let lab = Lab::new();
+    let wanted = folder(1);
+    lab.run(&wanted).unwrap();
+    lab.host.world().reboot();
+    let source = lab.source(&wanted);
+    let shown = lab.look(&source);
+    let report = lab.run_shown(&source, &shown).unwrap();
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+}

@@ -1,0 +1,412 @@
+//! A simulated machine with folders of manifests small enough to be drawn at
+//! random, and what is asked of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use renet::execute::{LocalLocks, Options, Report, Shown, Silent, Wave, look, run};
+use renet::host::sim::{Acting, Fault, SimHost, kind};
+use renet::manifest::{Machine, MachineDatastore, Manifests, MovedFrom, Proxy, Route, Service};
+use renet::model::{
+    Act, Asked, Blocked, DeletionPolicy, Digest, FileEntry, FileSet, Gone, Guid, Layout, Name,
+    NetworkId, Object, Owner, Part, Prune, Record, RunState, Size, Suspension, Tombstone,
+};
+use renet::plan::GRACE;
+use renet::resolve::{Ids, Source};
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn owner() -> Owner {
+    source_of("/etc/rediacc/desired")
+}
+
+pub fn source_of(path: &str) -> Owner {
+    Owner {
+        source: path.to_owned(),
+    }
+}
+
+/// A folder.
+#[derive(Clone, Debug, Default)]
+pub struct Folder {
+    pub machine: Option<&'static str>,
+    pub repositories: BTreeMap<u8, Repo>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Repo {
+    pub size: u64,
+    pub state: RunState,
+    /// Project → revision of its image.
+    pub projects: BTreeMap<u8, u8>,
+    pub route: bool,
+    pub policy: DeletionPolicy,
+    pub protected: bool,
+    pub moved_from: Option<MovedFrom>,
+    pub guid: Option<Guid>,
+}
+
+impl Repo {
+    /// Running, with these projects in their first revision, and routes to them.
+    pub fn with(projects: &[u8]) -> Self {
+        Self {
+            size: 64,
+            state: RunState::Running,
+            projects: projects.iter().map(|project| (*project, 0)).collect(),
+            route: true,
+            policy: DeletionPolicy::Retain,
+            protected: false,
+            moved_from: None,
+            guid: None,
+        }
+    }
+
+    pub fn deleted_without_manifest(mut self) -> Self {
+        self.policy = DeletionPolicy::Delete;
+        self
+    }
+}
+
+/// So many repositories, each with one project and a route to it.
+pub fn folder(repositories: u8) -> Folder {
+    Folder {
+        machine: Some("m1"),
+        repositories: (0..repositories).map(|id| (id, Repo::with(&[0]))).collect(),
+    }
+}
+
+impl Folder {
+    pub fn without(&self, id: u8) -> Self {
+        let mut less = self.clone();
+        less.repositories.remove(&id);
+        less
+    }
+
+    pub fn with(&self, id: u8, repo: Repo) -> Self {
+        let mut more = self.clone();
+        more.repositories.insert(id, repo);
+        more
+    }
+
+    pub fn repo(&mut self, id: u8) -> &mut Repo {
+        self.repositories.get_mut(&id).unwrap()
+    }
+
+    pub fn manifests(&self) -> Manifests {
+        let machine = self.machine.map(|called| Machine {
+            name: name(called),
+            datastore: Some(MachineDatastore {
+                size: Size::mib(4096),
+                backing_file: None,
+            }),
+            proxy: Proxy { http: 8088 },
+        });
+        let mut manifests = Manifests {
+            machine,
+            ..Manifests::default()
+        };
+        for (id, repo) in &self.repositories {
+            let repository = name(&format!("r{id}"));
+            manifests.repositories.insert(
+                repository.clone(),
+                renet::manifest::Repository {
+                    name: repository.clone(),
+                    size: Size::mib(repo.size),
+                    state: repo.state,
+                    guid: repo.guid,
+                    network_id: None,
+                    deletion_policy: repo.policy,
+                    protected: repo.protected,
+                    moved_from: repo.moved_from.clone(),
+                },
+            );
+            for (project, revision) in &repo.projects {
+                let (service, project) = (format!("s{project}"), name(&format!("p{project}")));
+                manifests.services.insert(
+                    (repository.clone(), project.clone()),
+                    Service {
+                        repository: repository.clone(),
+                        name: project.clone(),
+                        files: compose_file(&service, *revision),
+                        compose_file: "compose.yml".parse().unwrap(),
+                        services: vec![service.clone()],
+                    },
+                );
+                if repo.route {
+                    let route = name(&format!("{repository}-{project}"));
+                    manifests.routes.insert(
+                        route.clone(),
+                        Route {
+                            host: format!("{route}.test").parse().unwrap(),
+                            name: route,
+                            repository: repository.clone(),
+                            service,
+                            port: 80,
+                        },
+                    );
+                }
+            }
+        }
+        manifests
+    }
+}
+
+fn compose_file(service: &str, revision: u8) -> Arc<FileSet> {
+    let text = format!(r#"{{"services": {{"{service}": {{"image": "i:{revision}"}}}}}}"#);
+    let file = FileEntry {
+        bytes: text.into_bytes().into(),
+        executable: false,
+    };
+    Arc::new(FileSet::new(BTreeMap::from([(
+        "compose.yml".parse().unwrap(),
+        file,
+    )])))
+}
+
+pub struct Lab {
+    pub host: SimHost,
+    pub layout: Layout,
+    pub ids: Ids,
+}
+
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().build().unwrap();
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let host = SimHost::new();
+        host.world().actual.now = "2026-01-01T00:00:00Z".parse().unwrap();
+        Self {
+            host,
+            layout: Layout::new("/").unwrap(),
+            ids: Ids::fixed(NetworkId::FIRST),
+        }
+    }
+
+    /// A machine that has come to rest with that folder.
+    pub fn at_rest(folder: &Folder) -> Self {
+        let lab = Self::new();
+        let report = lab.run(folder).unwrap();
+        assert!(report.in_sync(), "{:?}", report.last.plan);
+        lab
+    }
+
+    pub fn source(&self, folder: &Folder) -> Source {
+        Source {
+            owner: owner(),
+            manifests: Arc::new(folder.manifests()),
+            layout: self.layout.clone(),
+            asked: Asked::default(),
+            acts: BTreeMap::new(),
+        }
+    }
+
+    pub fn pruning(&self, folder: &Folder, confirm: Option<&str>) -> Source {
+        let mut source = self.source(folder);
+        source.asked.prune = Prune::Retire(confirm.map(Digest::typed));
+        source
+    }
+
+    pub fn command(&self, guid: Guid, act: Act) -> Source {
+        Source {
+            owner: source_of("command"),
+            manifests: Arc::default(),
+            layout: self.layout.clone(),
+            asked: Asked::default(),
+            acts: BTreeMap::from([(guid, act)]),
+        }
+    }
+
+    /// `None` when renet was killed.
+    pub fn run(&self, folder: &Folder) -> Option<Report> {
+        self.run_source(&self.source(folder), Options::default())
+    }
+
+    /// Prunes too. `None` when renet was killed.
+    pub fn prune(&self, folder: &Folder) -> Option<Report> {
+        self.run_source(&self.pruning(folder, None), Options::default())
+    }
+
+    /// What the command line does with a command on one repository.
+    pub fn act(&self, guid: Guid, act: Act) -> Option<Report> {
+        let source = self.command(guid, act);
+        let shown = self.look(&source);
+        let options = Options {
+            shown: Some(Shown::of(&shown.plan)),
+            only: Some(guid),
+            ..Options::default()
+        };
+        self.run_source(&source, options)
+    }
+
+    /// Runs exactly what was shown.
+    pub fn run_shown(&self, source: &Source, shown: &Wave) -> Option<Report> {
+        let options = Options {
+            shown: Some(Shown::of(&shown.plan)),
+            ..Options::default()
+        };
+        self.run_source(source, options)
+    }
+
+    pub fn look(&self, source: &Source) -> Wave {
+        let wave = RUNTIME.with(|runtime| runtime.block_on(look(&self.host, source, &self.ids)));
+        never_not_ready(&wave);
+        wave
+    }
+
+    pub fn run_source(&self, source: &Source, options: Options) -> Option<Report> {
+        self.host.world().begin(Acting {
+            owner: source.owner.clone(),
+            take_over: source.asked.take_over,
+            retry: source.asked.retry,
+            told: source.acts.keys().copied().collect(),
+        });
+        let locks = LocalLocks::default();
+        let report = RUNTIME.with(|runtime| runtime.block_on(async {
+            tokio::select! {
+                biased;
+                report = run(&self.host, &locks, source, &self.ids, &options, &Silent) => Some(report),
+                () = self.host.crash.notified() => None,
+            }
+        }));
+        let world = self.host.world();
+        assert!(world.violations.is_empty(), "{:#?}", world.violations);
+        if let Some(report) = &report {
+            never_not_ready(&report.last);
+        }
+        report
+    }
+
+    /// Faults, by how many steps from now they come.
+    pub fn faults(&self, faults: &[(usize, Fault)]) {
+        let mut world = self.host.world();
+        let now = world.steps();
+        world.faults = faults
+            .iter()
+            .map(|(at, fault)| (now + at, *fault))
+            .collect();
+    }
+
+    /// The live repository of that name.
+    pub fn guid(&self, called: &str) -> Guid {
+        self.find(called, true)
+            .unwrap_or_else(|| panic!("there is no live {called}"))
+    }
+
+    /// The live repository of that name, or a deleted one.
+    pub fn find(&self, called: &str, live: bool) -> Option<Guid> {
+        let world = self.host.world();
+        let all = world.actual.repositories.known()?;
+        all.iter()
+            .find(|(_, repo)| {
+                repo.record
+                    .known()
+                    .is_some_and(|record| record.name == name(called) && record.is_live() == live)
+            })
+            .map(|(guid, _)| *guid)
+    }
+
+    pub fn repo_of(&self, guid: Guid) -> renet::model::Repository {
+        self.host.world().actual.repository(guid).unwrap()
+    }
+
+    pub fn record(&self, guid: Guid) -> Option<Record> {
+        self.repo_of(guid).record.known().cloned()
+    }
+
+    pub fn content(&self, guid: Guid) -> Option<u64> {
+        self.host.world().contents.get(&guid).copied()
+    }
+
+    pub fn contents(&self) -> BTreeMap<Guid, u64> {
+        self.host.world().contents.clone()
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.host.world().actual.now
+    }
+
+    pub fn later(&self, hours: i64) {
+        self.host.world().actual.now += SignedDuration::from_hours(hours);
+    }
+
+    pub fn published(&self) -> BTreeSet<String> {
+        let world = self.host.world();
+        let published = world.actual.published.known().into_iter().flatten();
+        published.map(|(name, _)| name.to_string()).collect()
+    }
+
+    pub fn suspension(&self) -> Suspension {
+        Suspension {
+            by: "root, repository down".to_owned(),
+            since: self.now(),
+            until: None,
+            reason: None,
+        }
+    }
+
+    /// What `repository delete` says.
+    pub fn stone(&self, guid: Guid) -> Tombstone {
+        Tombstone {
+            at: self.now(),
+            by: "root, repository delete".to_owned(),
+            why: Gone::Command,
+            due: self.now() + GRACE,
+            held: self
+                .record(guid)
+                .is_some_and(|record| record.owner.is_some()),
+            purged: false,
+        }
+    }
+
+    pub fn delete(&self, guid: Guid) -> Act {
+        Act::Delete {
+            stone: self.stone(guid),
+            permit: None,
+        }
+    }
+
+    /// All records are gone, and what renet remembers of the machine.
+    pub fn lose_records(&self) {
+        let mut world = self.host.world();
+        world.actual.machine = Part::Absent;
+        for repo in world.repositories() {
+            repo.record = Part::Absent;
+            repo.mirror = Part::Absent;
+        }
+    }
+}
+
+/// `NotReady` is a bug of the planner.
+pub fn never_not_ready(wave: &Wave) {
+    for (object, why) in &wave.plan.blocked {
+        assert!(!matches!(why, Blocked::NotReady(_)), "{object:?}: {why:?}");
+    }
+}
+
+/// The kinds of the steps that changed something, in order.
+pub fn done(report: &Report) -> Vec<&'static str> {
+    let performed = report.performed.iter();
+    performed.map(|performed| kind(&performed.step)).collect()
+}
+
+/// The reason why nothing is done for the object.
+pub fn reason<'a>(report: &'a Report, object: &Object) -> &'a str {
+    match report.last.plan.blocked.get(object) {
+        Some(why) => why.reason(),
+        None => "",
+    }
+}
+
+/// Where `first` comes among the steps done.
+pub fn place(report: &Report, step: &str) -> usize {
+    done(report)
+        .iter()
+        .position(|kind| *kind == step)
+        .unwrap_or_else(|| panic!("no {step} in {:?}", done(report)))
+}
