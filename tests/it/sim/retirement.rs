@@ -885,7 +885,7 @@ fn a_later_wave_retires_nothing_that_the_first_could_not_see() {
     assert!(done(&report).contains(&"EraseFiles"));
 }
 
-const FAULTS: [Fault; 6] = [
+pub const FAULTS: [Fault; 6] = [
     Fault::FailBefore,
     Fault::FailInside,
     Fault::FailAfter,
