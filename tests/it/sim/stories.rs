@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use renet::execute::Options;
 use renet::host::sim::Unreadable;
-use renet::model::{Blocked, MachineRecord, NetworkId, Object, Part};
+use renet::model::{Blocked, MachineRecord, NetworkId, Object, Part, Step};
 
 use super::world::*;
 
@@ -221,4 +221,15 @@ fn no_repository_is_renamed_while_a_record_cannot_be_read() {
     assert!(report.performed.is_empty());
     let mut reasons = report.last.plan.blocked.values().map(Blocked::reason);
     assert!(reasons.any(|reason| reason == "Unknown"));
+}
+
+#[test]
+fn no_plan_publishes_what_it_only_hopes_for() {
+    let lab = Lab::new();
+    let shown = lab.look(&lab.source(&folder(1)));
+    let mut steps = shown.plan.steps.iter();
+    let publishes = |step: &Step| matches!(step, Step::PublishRoutes(table) if !table.is_empty());
+    assert!(!steps.any(publishes), "{:?}", shown.plan.steps);
+    // It says that there is more to come.
+    assert!(shown.plan.more.contains(&Object::Proxy));
 }
