@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests: tests/run.sh [fast|long]. Plain runs everything; fast leaves
-# out what touches the machine; long runs the sampled tables whole.
+# out what touches the machine; long runs the sampled tables whole, and breaks
+# the planner in small ways that the tests must notice.
 # RENET_SEED=N repeats the random choices of an earlier run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -42,6 +43,10 @@ rm -f "$junit"
 status=0
 cargo nextest run --locked --profile default --no-fail-fast --status-level pass \
   --failure-output immediate "${filter[@]}" 2>&1 | tee "$work/log" || status=${PIPESTATUS[0]}
+
+if [ "$mode" = long ]; then
+  tests/mutants.sh || status=1
+fi
 
 # How long each test took, from nextest's lines: `PASS [   0.123s] (1/9) renet::it sim::holds`.
 slowest() {

@@ -31,6 +31,9 @@ pub enum Fault {
     CrashAfter,
 }
 
+/// The status of a container that a power cut ended.
+const KILLED: i64 = 137;
+
 /// The simulated machine and everything about it that no `observe` can show.
 #[derive(Debug, Default)]
 pub struct World {
@@ -241,6 +244,13 @@ impl World {
 
     /// What the step really does.
     fn happen(&mut self, step: &Step) {
+        let started = match step {
+            Step::StartDaemon { guid, .. } => {
+                let daemon = self.actual.repo_mut(*guid).daemon.known();
+                !daemon.is_some_and(|daemon| daemon.serving)
+            }
+            _ => false,
+        };
         match step {
             // These only close: what is behind stays what it was.
             Step::Unmount(volume) => self.actual.storage_mut(*volume).mount = Part::Absent,
@@ -271,6 +281,13 @@ impl World {
             }
             Step::StartDaemon { guid, network } => {
                 self.networks.insert(*guid, *network);
+                // What did not stop by itself or by a command is started again.
+                for container in containers(self.actual.repo_mut(*guid)) {
+                    if started && container.state == ContainerState::Exited(KILLED) {
+                        container.state = ContainerState::Running;
+                        container.health = Health::Starting;
+                    }
+                }
             }
             Step::StopDaemon { guid, .. } => {
                 self.networks.remove(guid);
@@ -445,7 +462,17 @@ impl World {
             .map(|what| format!("after {step}: {what}"));
         self.violations.extend(wrong);
         match step {
-            // Gone, or forgotten with its record: it may be tried anew.
+            // Gone, replaced, or forgotten with its record: it may be tried anew.
+            Step::Up { guid, project, .. } => {
+                let of = (*guid, project.name.clone());
+                if self
+                    .failing
+                    .get(&of)
+                    .is_some_and(|(hash, _)| *hash != project.hash)
+                {
+                    self.failing.remove(&of);
+                }
+            }
             Step::EraseFiles { guid, project } => {
                 self.failing.remove(&(*guid, project.clone()));
             }
@@ -688,7 +715,7 @@ impl World {
             close(&mut repo.storage);
             repo.daemon = Part::Absent;
             for container in containers(repo) {
-                container.state = ContainerState::Exited(137);
+                container.state = ContainerState::Exited(KILLED);
             }
         }
     }

@@ -221,10 +221,13 @@ impl Script<'_> {
             let before = script.plan.steps.len();
             let ended = part(script);
             // What is held for another reason says that one.
-            if !named && script.plan.steps.len() > before {
-                return Err(Stop::Block(Blocked::NotShown));
+            match ended {
+                Err(Stop::Block(why)) => Err(Stop::Block(why)),
+                _ if !named && script.plan.steps.len() > before => {
+                    Err(Stop::Block(Blocked::NotShown))
+                }
+                ended => ended,
             }
-            ended
         });
         if !self.plan.blocked.contains_key(&object) {
             self.plan.retires.insert(object);

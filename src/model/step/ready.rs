@@ -23,7 +23,8 @@ impl Step {
                 a.datastore.layout.get()?.is_some(),
                 "the datastore has no folders",
             )?;
-            a.repo(guid, &absent)?;
+            // Whose it is, and whether it lives, is known before anything changes.
+            a.repo(guid, &absent)?.record.get()?;
         }
         match self {
             Step::ClearStaging(_) | Step::PublishRoutes(_) | Step::ForgetRoute(_) => Ok(()),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::lab::{Lab, body, kill, page, said, signal};
+use super::lab::{Lab, body, kill, page, signal};
 use crate::dice::{Dice, long};
 
 /// An agent that is ended whatever happens.
@@ -95,9 +95,15 @@ fn the_agent_applies_what_is_saved_and_mends_what_drifts() {
 
     // The mount: heard of at once, though its next turn is an hour away.
     let mounts = lab.datastore().join("mounts");
-    let mount = fs::read_dir(mounts).unwrap().flatten().next().unwrap();
-    nix::mount::umount(&mount.path()).unwrap();
-    let point = mount.path().display().to_string();
+    // An entry would keep the folder open.
+    let mount = fs::read_dir(mounts)
+        .unwrap()
+        .flatten()
+        .next()
+        .map(|entry| entry.path());
+    let mount = mount.unwrap();
+    nix::mount::umount(&mount).unwrap();
+    let point = mount.display().to_string();
     within(SOON, "the mount", || lab.mounts().contains(&point));
     within(SOON, "the mount", || in_sync(&lab));
 
@@ -169,21 +175,12 @@ fn l27_an_agent_killed_at_any_instant_leaves_what_one_apply_finishes() {
     for round in 0..times {
         let agent = Running::start(&lab, "1h");
         lab.serve("shop", "web", &format!("round-{round}"));
-        if round % 3 == 1 {
-            lab.sized("wiki", &format!("{}M", 96 + round), "");
-        }
-        if round % 3 == 2 {
+        if round % 2 == 1 {
             lab.docker_of(&lab.network_of("shop"), &["rm", "-f", "api-api-1"]);
         }
         std::thread::sleep(Duration::from_millis(dice.below(3000)));
         agent.kill();
-        let output = lab.renet(&["apply"]);
-        // A mounted image grows only with a capability that not every root has.
-        let grows = said(&output).contains("CAP_SYS_RESOURCE");
-        assert!(output.status.success() || grows, "{}", said(&output));
-        if grows {
-            lab.sized("wiki", "96M", "");
-        }
+        lab.expect(0, &["apply"]);
         lab.expect(0, &["diff"]);
         assert_eq!(page("web"), format!("round-{round}"));
         assert_eq!(fs::read(lab.inside(&guid, "web/data/blob")).unwrap(), data);

@@ -543,16 +543,26 @@ fn any_history_converges_or_is_blocked_for_a_public_reason() {
         ops.extend(rest);
         (first, ops)
     });
-    let floors: Vec<(&str, usize)> = KINDS.iter().map(|step| (*step, 3)).collect();
+    // A revision seldom gets well after another failed: the next property's floor.
+    let kinds = KINDS.iter().filter(|step| **step != "Passed");
+    let floors: Vec<(&str, usize)> = kinds.map(|step| (*step, 3)).collect();
     check_histories(strategy, 20_000, &floors);
 }
 
 #[test]
 fn an_update_with_faults_and_then_anything_converges() {
     let faulty = prop::collection::vec((0..30_usize, fault()), 1..3).prop_map(Op::Run);
-    let strategy = (world(), world(), faulty, prop::collection::vec(op(), 0..3)).prop_map(
-        |(first, second, faulty, rest)| {
-            let mut ops = vec![Op::Run(Vec::new()), Op::Edit(second), faulty];
+    let rest = prop::collection::vec(op(), 0..3);
+    let strategy = (world(), world(), 0..6_u8, faulty, rest).prop_map(
+        |(first, second, broken, faulty, rest)| {
+            let mut third = second.clone();
+            for repo in third.repositories.values_mut() {
+                for revision in repo.projects.values_mut() {
+                    *revision = (*revision + 1) % 3;
+                }
+            }
+            let mut ops = vec![Op::Run(Vec::new()), Op::Break(broken)];
+            ops.extend([Op::Edit(second), faulty, Op::Edit(third)]);
             ops.extend(rest);
             (first, ops)
         },
@@ -560,7 +570,13 @@ fn an_update_with_faults_and_then_anything_converges() {
     check_histories(
         strategy,
         10_000,
-        &[("Up", 1000), ("GrowFs", 400), ("Unmount", 100)],
+        &[
+            ("Up", 1000),
+            ("GrowFs", 400),
+            ("Unmount", 100),
+            ("Failed", 400),
+            ("Passed", 100),
+        ],
     );
 }
 

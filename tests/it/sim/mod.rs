@@ -2,7 +2,9 @@
 //! fault and a crash anywhere, `apply` converges or is blocked for a public
 //! reason, and the next run does nothing.
 
+mod counterexamples;
 mod histories;
+mod oracle;
 mod retirement;
 mod stories;
 pub mod world;

@@ -885,7 +885,7 @@ fn a_later_wave_retires_nothing_that_the_first_could_not_see() {
     assert!(done(&report).contains(&"EraseFiles"));
 }
 
-const FAULTS: [Fault; 6] = [
+pub const FAULTS: [Fault; 6] = [
     Fault::FailBefore,
     Fault::FailInside,
     Fault::FailAfter,
@@ -1029,4 +1029,36 @@ fn l27_a_crash_anywhere_in_an_expiry_is_finished_by_the_next_run() {
             assert_eq!(lab.contents().len(), 1);
         },
     );
+}
+
+#[test]
+fn l3_nothing_is_pruned_while_the_record_of_something_undeclared_cannot_be_read() {
+    // It may be what another manifest's object was called, or whose it is.
+    let lab = Lab::at_rest(&folder(4));
+    let (torn, gone) = (lab.guid("r1"), lab.guid("r2"));
+    lab.host.world().unreadable.insert(Unreadable::Record(torn));
+    let report = lab.prune(&folder(4).without(1).without(2)).unwrap();
+    assert!(report.performed.is_empty(), "{:?}", done(&report));
+    assert!(lab.record(gone).unwrap().owner.is_some());
+}
+
+#[test]
+fn a_route_noted_for_an_address_that_its_repository_lost_is_not_published() {
+    let lab = Lab::at_rest(&folder(2));
+    let guid = lab.guid("r0");
+    let before = lab.record(guid).unwrap().network;
+    {
+        let mut world = lab.host.world();
+        let repo = world.actual.repo_mut(guid);
+        repo.record = Part::Absent;
+        repo.mirror = Part::Absent;
+        world.reboot();
+    }
+    // The route is no longer declared, and stays noted: nothing is pruned.
+    let mut adopting = folder(2);
+    adopting.repo(0).guid = Some(guid);
+    adopting.repo(0).route = false;
+    assert!(lab.run(&adopting).unwrap().in_sync());
+    assert_ne!(lab.record(guid).unwrap().network, before);
+    assert_eq!(lab.published(), BTreeSet::from(["r1-p0".to_owned()]));
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use renet::execute::Options;
 use renet::host::sim::Unreadable;
-use renet::model::{Blocked, MachineRecord, NetworkId, Object, Part};
+use renet::model::{Blocked, MachineRecord, NetworkId, Object, Part, Step};
 
 use super::world::*;
 
@@ -233,4 +233,15 @@ fn after_a_power_loss_one_run_that_was_shown_brings_everything_back() {
     let shown = lab.look(&source);
     let report = lab.run_shown(&source, &shown).unwrap();
     assert!(report.in_sync(), "{:?}", report.last.plan);
+}
+
+#[test]
+fn no_plan_publishes_what_it_only_hopes_for() {
+    let lab = Lab::new();
+    let shown = lab.look(&lab.source(&folder(1)));
+    let mut steps = shown.plan.steps.iter();
+    let publishes = |step: &Step| matches!(step, Step::PublishRoutes(table) if !table.is_empty());
+    assert!(!steps.any(publishes), "{:?}", shown.plan.steps);
+    // It says that there is more to come.
+    assert!(shown.plan.more.contains(&Object::Proxy));
 }

@@ -382,6 +382,10 @@ impl Lab {
     }
 }
 
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
 /// `NotReady` is a bug of the planner.
 pub fn never_not_ready(wave: &Wave) {
     for (object, why) in &wave.plan.blocked {
