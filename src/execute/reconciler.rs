@@ -111,7 +111,7 @@ struct State {
     looks: u64,
     /// The last look at each repository, and which one it was: one that began
     /// earlier and ended later says nothing new.
-    seen: BTreeMap<Guid, (u64, Repository)>,
+    seen: BTreeMap<Guid, (u64, crate::model::Shared<Repository>)>,
     /// What the last plan for each object says against it.
     standing: BTreeMap<Object, Blocked>,
     working: BTreeSet<Guid>,
@@ -598,17 +598,17 @@ fn narrow(wave: &mut Wave, guid: Guid) {
 }
 
 /// Fills in what was seen of each repository when it was last looked at.
-fn remember(actual: &mut Actual, seen: &BTreeMap<Guid, (u64, Repository)>) {
+fn remember(actual: &mut Actual, seen: &BTreeMap<Guid, (u64, crate::model::Shared<Repository>)>) {
     let Part::Known(all) = &mut actual.repositories else {
         return;
     };
     for (guid, repo) in all {
         if let Some((_, before)) = seen.get(guid) {
             let (record, mirror) = (repo.record.clone(), repo.mirror.clone());
-            *repo = Repository {
+            **repo = Repository {
                 record,
                 mirror,
-                ..before.clone()
+                ..(**before).clone()
             };
         }
     }

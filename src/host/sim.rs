@@ -727,6 +727,7 @@ impl World {
             .known_mut()
             .into_iter()
             .flat_map(BTreeMap::values_mut)
+            .map(|repo| &mut **repo)
     }
 
     /// Every container of a repository, to change it behind renet's back.

@@ -63,6 +63,19 @@ impl Manifests {
         datastore.backing_file.clone()
     }
 
+    /// The projects of a repository, by name.
+    pub fn services_of<'a>(&'a self, repository: &'a Name) -> impl Iterator<Item = &'a Service> {
+        // No name comes before this one.
+        let first: Result<Name, _> = "0".parse();
+        let from = first.ok().map(|first| (repository.clone(), first));
+        let range = from.map(|from| self.services.range(from..));
+        range
+            .into_iter()
+            .flatten()
+            .take_while(move |((of, _), _)| of == repository)
+            .map(|(_, service)| service)
+    }
+
     /// The revision of each repository: its document and those of its projects.
     pub fn digests(&self) -> BTreeMap<Name, Digest> {
         let mut texts: BTreeMap<&Name, String> = BTreeMap::new();

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Digest, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record, RelPath,
-    RouteRecord, Size, Slots, Storage,
+    RouteRecord, Shared, Size, Slots, Storage,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -22,7 +22,7 @@ pub struct Actual {
     pub machine: Part<MachineRecord>,
     /// Every repository that has a record, an image, or a mount. Hidden while
     /// the datastore is closed; absent where there never was a datastore.
-    pub repositories: Part<BTreeMap<Guid, Repository>>,
+    pub repositories: Part<BTreeMap<Guid, Shared<Repository>>>,
     /// The networks in which somebody listens who is not renet's.
     pub foreign_networks: Part<BTreeSet<NetworkId>>,
     /// The Route manifests as last applied.
@@ -199,10 +199,9 @@ impl Repository {
 
 impl Actual {
     /// Everything about one repository; nothing where it is not there.
-    pub fn repository(&self, guid: Guid) -> Result<Repository, super::Stop> {
-        Ok(self
-            .repositories
-            .get()?
+    pub fn repository(&self, guid: Guid) -> Result<Shared<Repository>, super::Stop> {
+        let all = self.repositories.get()?;
+        Ok(all
             .and_then(|all| all.get(&guid))
             .cloned()
             .unwrap_or_default())
@@ -218,7 +217,7 @@ impl Actual {
             .repositories
             .get()?
             .and_then(|all| all.get(&guid))
-            .unwrap_or(absent))
+            .map_or(absent, |repo| &**repo))
     }
 
     /// The repository to change, made where it is missing. Only for `effect`,
@@ -235,7 +234,7 @@ impl Actual {
     pub fn storage(&self, volume: super::Volume) -> Result<Storage, super::Stop> {
         match volume {
             super::Volume::Datastore => Ok(self.datastore.storage.clone()),
-            super::Volume::Image(guid) => Ok(self.repository(guid)?.storage),
+            super::Volume::Image(guid) => Ok(self.repository(guid)?.storage.clone()),
         }
     }
 
@@ -318,7 +317,7 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         (Part::Known(o), Part::Known(p)) => (o, p),
         (o, p) => return part("repositories", o, p),
     };
-    let nothing = Repository::default();
+    let nothing = Shared::default();
     let guids: BTreeSet<&Guid> = predicted_all.keys().chain(observed_all.keys()).collect();
     for guid in guids {
         let o = observed_all.get(guid).unwrap_or(&nothing);

@@ -13,6 +13,7 @@ mod layout;
 mod part;
 mod permit;
 mod record;
+mod shared;
 mod size;
 mod step;
 mod storage;
@@ -38,6 +39,7 @@ pub use record::{
     DeletionPolicy, Format, Gone, MachineRecord, Owner, Patch, Record, RouteRecord, Suspension,
     Tombstone, slots_from_json, slots_json,
 };
+pub use shared::Shared;
 pub use size::Size;
 pub use step::{Danger, Step};
 pub use storage::{Mount, Storage, Volume};

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use super::script::Script;
 use crate::model::{
     Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Published,
-    Repository, RouteRecord, RouteTable, RunState, Slots, Step, Stop,
+    Repository, RouteRecord, RouteTable, RunState, Shared, Slots, Step, Stop,
 };
 
 /// The route table, from what was *observed*: it never names a service that was
@@ -42,7 +42,7 @@ pub fn table(desired: &Desired, observed: &Actual, busy: &BTreeSet<Guid>) -> Rou
 /// Whether the route's service serves; `None` where that cannot be seen.
 fn running(desired: &Desired, observed: &Actual, route: &RouteRecord) -> Option<bool> {
     let spec = desired.repositories.get(&route.repository);
-    let nothing = Repository::default();
+    let nothing = Shared::<Repository>::default();
     let repo = match &observed.repositories {
         Part::Known(all) => all.get(&route.repository).unwrap_or(&nothing),
         Part::Absent => &nothing,

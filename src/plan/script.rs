@@ -4,7 +4,7 @@ use super::retire::Retirement;
 use super::{Limits, Plan, Share};
 use crate::model::{
     Actual, Blocked, Danger, Desired, Guid, MachineRecord, Object, Part, Patch, Record, Repository,
-    Step, Stop,
+    Shared, Step, Stop,
 };
 
 /// Plans a share of everything.
@@ -54,7 +54,7 @@ pub(super) struct Script<'a> {
 /// As much of the scratch copy as one group can change.
 enum Saved {
     All(Box<Actual>),
-    Repository(Guid, Option<Box<Repository>>, Box<Part<MachineRecord>>),
+    Repository(Guid, Option<Shared<Repository>>, Box<Part<MachineRecord>>),
 }
 
 impl Script<'_> {
@@ -164,7 +164,7 @@ impl Script<'_> {
                     .repositories
                     .known()
                     .and_then(|all| all.get(&guid))
-                    .map(|repo| Box::new(repo.clone())),
+                    .cloned(),
                 Box::new(self.scratch.machine.clone()),
             ),
             None => Saved::All(Box::new(self.scratch.clone())),
@@ -178,7 +178,7 @@ impl Script<'_> {
                 self.scratch.machine = *machine;
                 if let Part::Known(all) = &mut self.scratch.repositories {
                     match repo {
-                        Some(repo) => all.insert(guid, *repo),
+                        Some(repo) => all.insert(guid, repo),
                         None => all.remove(&guid),
                     };
                 }
@@ -234,7 +234,7 @@ impl Script<'_> {
         }
     }
 
-    pub(super) fn repo(&self, guid: Guid) -> Result<Repository, Stop> {
+    pub(super) fn repo(&self, guid: Guid) -> Result<Shared<Repository>, Stop> {
         self.scratch.repository(guid)
     }
 

@@ -2,11 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ids;
 use crate::manifest::{self, MovedFrom};
-use crate::model::{Actual, Blocked, Gone, Guid, Name, NetworkId, Owner, Part, Record, Repository};
+use crate::model::{
+    Actual, Blocked, Gone, Guid, Name, NetworkId, Owner, Part, Record, Repository, Shared,
+};
 
 /// Who is who: guids and networks, from records or newly drawn.
 pub(super) struct Identities<'a> {
-    seen: &'a BTreeMap<Guid, Repository>,
+    seen: &'a BTreeMap<Guid, Shared<Repository>>,
     declared: BTreeSet<&'a Name>,
     live: BTreeMap<&'a Name, Guid>,
     /// The last deleted one of each name.
@@ -21,7 +23,7 @@ pub(super) struct Identities<'a> {
 impl<'a> Identities<'a> {
     /// `whose` tombstones concern the manifests; without it all do.
     pub(super) fn new(
-        seen: &'a BTreeMap<Guid, Repository>,
+        seen: &'a BTreeMap<Guid, Shared<Repository>>,
         actual: &Actual,
         declared: BTreeSet<&'a Name>,
         whose: Option<&Owner>,

@@ -102,7 +102,11 @@ pub async fn resolve<D: ComposeDoor>(
                 let both = format!("both {other} and {name} would be the same repository");
                 return Err(Blocked::Unresolved(both));
             }
-            let slots = slots_of(manifests, &manifest.name, seen.get(&guid))?;
+            let slots = slots_of(
+                manifests,
+                &manifest.name,
+                seen.get(&guid).map(|repo| &**repo),
+            )?;
             Ok((network, slots))
         });
         match settled {
@@ -118,9 +122,7 @@ pub async fn resolve<D: ComposeDoor>(
                     is_new: manifest.moved_from == Some(MovedFrom::Nothing),
                     slots,
                     declared: manifests
-                        .services
-                        .values()
-                        .filter(|service| service.repository == manifest.name)
+                        .services_of(&manifest.name)
                         .map(|service| service.name.clone())
                         .collect(),
                     projects: BTreeMap::new(),
@@ -168,9 +170,7 @@ fn slots_of(
         }
     }
     let mut names: Vec<&str> = manifests
-        .services
-        .values()
-        .filter(|service| service.repository == *repository)
+        .services_of(repository)
         .flat_map(|service| service.services.iter().map(String::as_str))
         .collect();
     names.sort_unstable();
@@ -187,10 +187,7 @@ async fn resolve_projects<D: ComposeDoor>(
 ) {
     let specs = desired.repositories.values_mut();
     for spec in specs.filter(|spec| scope.covers(spec.guid)) {
-        for service in source.manifests.services.values() {
-            if service.repository != spec.name {
-                continue;
-            }
+        for service in source.manifests.services_of(&spec.name) {
             match resolve_project(source, spec, service, door).await {
                 Ok(project) => {
                     spec.projects
@@ -272,14 +269,15 @@ fn resolve_routes(
     desired: &mut Desired,
     nameless: &BTreeMap<Name, Blocked>,
 ) {
+    let named: BTreeMap<&Name, &RepositorySpec> = desired
+        .repositories
+        .values()
+        .map(|spec| (&spec.name, spec))
+        .collect();
     for route in manifests.routes.values() {
-        let repository = desired
-            .repositories
-            .values()
-            .find(|spec| spec.name == route.repository);
-        let project = manifests.services.values().find(|service| {
-            service.repository == route.repository && service.services.contains(&route.service)
-        });
+        let repository = named.get(&route.repository).copied();
+        let mut projects = manifests.services_of(&route.repository);
+        let project = projects.find(|service| service.services.contains(&route.service));
         let slot = repository.and_then(|spec| spec.slots.0.get(&route.service));
         match (repository, project, slot) {
             (Some(spec), Some(project), Some(slot)) => {

@@ -103,7 +103,7 @@ pub fn unseen(actual: &Actual) -> Failure {
 pub fn absent(actual: &Actual, said: &str) -> Failure {
     let unread = |repo: &&Repository| repo.record.is_unknown();
     let all = actual.repositories.known();
-    let torn = all.is_some_and(|all| all.values().any(|repo| unread(&repo)));
+    let torn = all.is_some_and(|all| all.values().any(|repo| unread(&&**repo)));
     let hint = match torn {
         true => "; a record cannot be read, see `renet repository list`",
         false => "; `renet repository list` shows all",

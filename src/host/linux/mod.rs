@@ -29,7 +29,8 @@ pub use uninstall::uninstall;
 
 use super::{Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, Size, Step, Stop, Volume,
+    Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, Shared, Size, Step, Stop,
+    Volume,
 };
 use storage::Place;
 
@@ -228,7 +229,7 @@ async fn holds(host: &LinuxHost, step: &Step) -> Result<bool, StepError> {
                 ..Repository::default()
             };
             let actual = Actual {
-                repositories: Part::Known(BTreeMap::from([(guid, repo)])),
+                repositories: Part::Known(BTreeMap::from([(guid, repo.into())])),
                 ..Actual::default()
             };
             Some(step.holds(&actual))
@@ -263,7 +264,8 @@ fn on_daemon(step: &Step) -> Option<(Guid, crate::model::NetworkId)> {
 fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
     let layout = &host.layout;
     let mut actual = Actual::default();
-    let of_one = |guid: Guid, repo: Repository| Part::Known(BTreeMap::from([(guid, repo)]));
+    let of_one =
+        |guid: Guid, repo: Repository| Part::Known(BTreeMap::from([(guid, Shared::from(repo))]));
     match step {
         Step::ClearStaging(volume)
         | Step::Format { volume, .. }
@@ -429,7 +431,7 @@ fn free(layout: &Layout) -> Part<Size> {
     }
 }
 
-async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Repository>> {
+async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Shared<Repository>>> {
     let layout = host.layout.clone();
     let guids = match blocking(move || records::guids(&layout)).await {
         Ok(Ok(guids)) => guids,
@@ -442,7 +444,7 @@ async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Rep
             true => repository(host, guid, stray).await,
             false => outline(host, guid, stray).await,
         };
-        (guid, seen)
+        (guid, Shared::from(seen))
     });
     let all = futures::future::join_all(each).await;
     Part::Known(

@@ -312,7 +312,7 @@ impl Lab {
     }
 
     pub fn repo_of(&self, guid: Guid) -> renet::model::Repository {
-        self.host.world().actual.repository(guid).unwrap()
+        (*self.host.world().actual.repository(guid).unwrap()).clone()
     }
 
     pub fn record(&self, guid: Guid) -> Option<Record> {
