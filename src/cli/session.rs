@@ -161,6 +161,8 @@ impl Session {
             other => other.repository() == Some(guid),
         };
         shown.plan.blocked.retain(|object, _| mine(object));
+        shown.plan.steps.retain(|step| mine(&step.object()));
+        shown.plan.more.retain(mine);
         if shown.plan.in_sync() && shown.plan.more.is_empty() {
             anstream::println!("{already}");
             return Ok(0);

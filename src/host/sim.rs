@@ -34,6 +34,18 @@ pub enum Fault {
 /// The status of a container that a power cut ended.
 const KILLED: i64 = 137;
 
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 6] = [
+        Fault::FailBefore,
+        Fault::FailInside,
+        Fault::FailAfter,
+        Fault::CrashBefore,
+        Fault::CrashInside,
+        Fault::CrashAfter,
+    ];
+}
+
 /// The simulated machine and everything about it that no `observe` can show.
 #[derive(Debug, Default)]
 pub struct World {

@@ -59,15 +59,7 @@ impl Draws {
     }
 
     fn fault(&mut self) -> Fault {
-        let all = [
-            Fault::FailBefore,
-            Fault::FailInside,
-            Fault::FailAfter,
-            Fault::CrashBefore,
-            Fault::CrashInside,
-            Fault::CrashAfter,
-        ];
-        all[usize::try_from(self.0.below(6)).unwrap()]
+        Fault::ALL[usize::try_from(self.0.below(6)).unwrap()]
     }
 }
 

@@ -13,7 +13,6 @@ use renet::host::sim::{Fault, Unreadable};
 use renet::manifest::MovedFrom;
 use renet::model::{Blocked, Daemon, Danger, DeletionPolicy, Object, Part, RunState, Step, Volume};
 
-use super::retirement::FAULTS;
 use super::world::*;
 
 fn left_behind(lab: &Lab, called: &str) {
@@ -245,7 +244,7 @@ fn c27_a_better_informed_first_plan_refuses_nothing_later() {
         done(&lab.run(&folder(2)).unwrap()).len()
     };
     for at in 0..steps {
-        for fault in FAULTS {
+        for fault in Fault::ALL {
             let lab = Lab::new();
             let source = lab.source(&folder(2));
             let shown = lab.look(&source);

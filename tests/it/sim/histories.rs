@@ -353,14 +353,7 @@ fn other() -> impl Strategy<Value = Folder> {
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
-    prop::sample::select(vec![
-        Fault::FailBefore,
-        Fault::FailInside,
-        Fault::FailAfter,
-        Fault::CrashBefore,
-        Fault::CrashInside,
-        Fault::CrashAfter,
-    ])
+    prop::sample::select(Fault::ALL.to_vec())
 }
 
 fn faults() -> impl Strategy<Value = Faults> {

@@ -885,15 +885,6 @@ fn a_later_wave_retires_nothing_that_the_first_could_not_see() {
     assert!(done(&report).contains(&"EraseFiles"));
 }
 
-pub const FAULTS: [Fault; 6] = [
-    Fault::FailBefore,
-    Fault::FailInside,
-    Fault::FailAfter,
-    Fault::CrashBefore,
-    Fault::CrashInside,
-    Fault::CrashAfter,
-];
-
 /// Whatever goes wrong at any step of `action`, saying it again finishes it.
 fn finishes(
     prepare: impl Fn() -> Lab,
@@ -909,7 +900,7 @@ fn finishes(
     let steps = lab.host.world().steps() - before;
     assert!(steps > 0);
     for at in 0..steps {
-        for fault in FAULTS {
+        for fault in Fault::ALL {
             let lab = prepare();
             lab.faults(&[(at, fault)]);
             action(&lab);
