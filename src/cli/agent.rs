@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -50,7 +50,8 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         })?;
 
     let interrupt = Interrupt::listen();
-    let first = manifest::load(&folder);
+    let mut loader = manifest::Loader::new(&folder);
+    let first = loader.load();
     let host = LinuxHost::new(
         layout.clone(),
         first.manifests.backing_file(),
@@ -69,8 +70,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         interval,
         ..Policy::default()
     };
-    let read = folder.clone();
-    let load = move || manifest::load(&read);
+    let loader = Mutex::new(loader);
+    // One that crashed has kept nothing of what it was at.
+    let load = move || loader.lock().unwrap_or_else(PoisonError::into_inner).load();
     let agent = Agent::new(host, locks, layout.clone(), load, policy, board.clone());
 
     let (requests, asked) = mpsc::channel(16);

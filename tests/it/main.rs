@@ -23,7 +23,10 @@ mod agent {
     mod week;
     mod whole;
 }
+mod corpus;
 mod dice;
+mod hostile;
+mod loader;
 mod manifest;
 mod rooms;
 mod sim;
