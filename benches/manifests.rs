@@ -30,15 +30,16 @@ fn time<T>(work: impl FnOnce() -> T) -> Duration {
 
 fn repository(name: &str) -> String {
     format!(
-        "apiVersion: renet/v1\nkind: Repository\nmetadata:\n  name: {name}\n  labels:\n    team: web\nspec:\n  size: 2G\n  encryption: none\n  state: Running\n  deletionPolicy: Retain\n---\n"
+        "apiVersion: renet/v1\nkind: Repository\nmetadata:\n  name: {name}\n  labels:\n    team: web\nspec:\n  size: 2G\n  encryption: none\n  state: Running\n  deletionPolicy: Retain\n"
     )
 }
 
 fn many(folder: &Path) {
     for file in 0..FILES {
-        let text: String = (0..100)
+        let documents: Vec<_> = (0..100)
             .map(|id| repository(&format!("r{file}-{id}")))
             .collect();
+        let text = documents.join("---\n");
         fs::write(folder.join(format!("{file}.yaml")), text).unwrap();
     }
     let parse = || {
@@ -66,13 +67,13 @@ fn write(folder: &Path, id: usize, revision: usize) {
     fs::create_dir_all(folder.join(format!("r{id}"))).unwrap();
     for service in ["web", "db"] {
         text.push_str(&format!(
-            "apiVersion: renet/v1\nkind: Service\nmetadata: {{ name: {service} }}\nspec: {{ repository: r{id}, compose: {{ file: r{id}/{service}.json }} }}\n---\n"
+            "---\napiVersion: renet/v1\nkind: Service\nmetadata: {{ name: {service} }}\nspec: {{ repository: r{id}, compose: {{ file: r{id}/{service}.json }} }}\n"
         ));
         let compose = format!(r#"{{"services": {{"{service}": {{"image": "i:{revision}"}}}}}}"#);
         fs::write(folder.join(format!("r{id}/{service}.json")), compose).unwrap();
     }
     text.push_str(&format!(
-        "apiVersion: renet/v1\nkind: Route\nmetadata: {{ name: r{id} }}\nspec: {{ service: r{id}/web, port: 80, host: r{id}.test }}\n"
+        "---\napiVersion: renet/v1\nkind: Route\nmetadata: {{ name: r{id} }}\nspec: {{ service: r{id}/web, port: 80, host: r{id}.test }}\n"
     ));
     fs::write(folder.join(format!("r{id}.yaml")), text).unwrap();
 }
