@@ -27,3 +27,4 @@ mod dice;
 mod manifest;
 mod rooms;
 mod sim;
+mod speak;
