@@ -277,12 +277,29 @@ fn listed(routes: &[String]) -> String {
     routes.join(", ")
 }
 
+/// Words, of which a command in back-ticks is one: it is there to be copied.
+fn words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut quoted = false;
+    for word in text.split_whitespace() {
+        match words.last_mut().filter(|_| quoted) {
+            Some(last) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            None => words.push(word.to_owned()),
+        }
+        quoted ^= word.matches('`').count() % 2 == 1;
+    }
+    words
+}
+
 /// A line with a sign before it, broken at spaces.
 fn wrapped(out: &mut String, sign: &str, text: &str, width: usize) {
     let room = width.saturating_sub(4).max(20);
     let mut sign = sign.to_owned();
     let mut line = String::new();
-    for word in text.split_whitespace() {
+    for word in words(text) {
         let longer = line.chars().count() + 1 + word.chars().count();
         if !line.is_empty() && longer > room {
             let _ = writeln!(out, "  {sign} {line}");
@@ -292,7 +309,7 @@ fn wrapped(out: &mut String, sign: &str, text: &str, width: usize) {
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(word);
+        line.push_str(&word);
     }
     let _ = writeln!(out, "  {sign} {line}");
 }

@@ -531,9 +531,10 @@ impl View<'_> {
             let all = repo.containers.known();
             all.and_then(|all| all.get(&project.name)).cloned()
         });
-        let is_new = seen.is_none();
+        let lay = self.lay(self.observed, guid, &project.name);
+        let is_new = seen.is_none() && lay.is_empty();
         let seen = seen.unwrap_or_default();
-        let why = Causes::of(&self.lay(self.observed, guid, &project.name), project);
+        let why = Causes::of(&lay, project);
         let mut part = Part::default();
         for (name, service) in &project.services {
             let field = format!("container {name}");
