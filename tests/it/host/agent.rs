@@ -2,6 +2,7 @@
 //! and whenever it is killed the next one goes on from there.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -186,5 +187,37 @@ fn l27_an_agent_killed_at_any_instant_leaves_what_one_apply_finishes() {
         assert_eq!(fs::read(lab.inside(&guid, "web/data/blob")).unwrap(), data);
         lab.nothing_leaked(2);
     }
+    lab.uninstall();
+}
+
+#[test]
+fn the_datastore_is_where_the_folder_says_now_and_a_new_place_makes_no_new_one() {
+    let Some(lab) = Lab::shop("where") else {
+        return;
+    };
+    let machine = fs::read_to_string(lab.desired().join("machine.yaml")).unwrap();
+    let at = |file: &Path| {
+        let named = format!("size: 1G, backingFile: {} }}", file.display());
+        lab.write("machine.yaml", &machine.replace("size: 1G }", &named));
+    };
+    let told = |reason: &str| {
+        let events = lab.renet(&["events"]).stdout;
+        String::from_utf8_lossy(&events).contains(reason)
+    };
+    // At its start the agent finds no word about a place.
+    lab.remove("machine.yaml");
+    let agent = Running::start(&lab, "1h");
+    within(SOON, "no datastore", || told("NoDatastore"));
+    let (one, other) = (lab.root.join("one.img"), lab.root.join("other.img"));
+    at(&one);
+    within(Duration::from_secs(60), "a cold start", || in_sync(&lab));
+    assert!(one.exists() && !lab.root.join("mnt/rediacc.img").exists());
+    at(&other);
+    within(SOON, "the other place", || told("DatastoreMissing"));
+    assert!(!other.exists());
+    at(&one);
+    within(SOON, "the first place", || in_sync(&lab));
+    assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
+    agent.kill();
     lab.uninstall();
 }
