@@ -1,9 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -202,11 +203,16 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     }
 
     async fn work(&self, key: Key, token: CancellationToken) -> Next {
-        match key {
-            Key::Survey => self.survey(token).await,
-            Key::Repository(guid) => self.repository(guid, token).await,
-            Key::Routes => self.routes(token).await,
-        }
+        let worked = match key {
+            Key::Repository(guid) => return self.repository(guid, token).await,
+            Key::Survey => AssertUnwindSafe(self.survey(token)).catch_unwind().await,
+            Key::Routes => AssertUnwindSafe(self.routes(token)).catch_unwind().await,
+        };
+        // All repositories hang on these two: they back off, and are never set aside.
+        worked.unwrap_or_else(|panic| {
+            self.crashed(&key, &controller::message(panic), 1);
+            Next::Failed
+        })
     }
 
     fn heard(&self, hint: Hint) {
@@ -230,7 +236,13 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             Key::Routes => "proxy".to_owned(),
             Key::Repository(guid) => {
                 self.shared.rests(*guid);
-                format!("repository/{guid}")
+                let state = self.state();
+                let mut names = state.names.iter();
+                let name = names.find(|(_, of)| *of == guid);
+                name.map_or_else(
+                    || format!("repository/{guid}"),
+                    |(name, _)| format!("repository/{name}"),
+                )
             }
         };
         let aside = match count {
@@ -246,10 +258,6 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             error: message,
         };
         self.found(&object, Some(&why));
-        // One that is set aside must not keep the others from being surveyed.
-        if *key == Key::Survey {
-            self.handle.revise(Key::Survey);
-        }
     }
 
     fn found(&self, object: &str, why: Option<&Blocked>) {

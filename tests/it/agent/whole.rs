@@ -1,7 +1,9 @@
 //! The agent over the simulated machine, on a clock that does not wait.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -202,6 +204,31 @@ async fn l22_one_that_never_gets_well_and_one_that_crashes_delay_nobody() {
     let status = lab.board.status();
     let sick = &status.objects["service/r0/p0"];
     assert_eq!(sick.reason.as_deref(), Some("RevisionFailed"));
+    let aside = &status.objects["repository/r1"];
+    assert!(aside.message.contains("set aside"), "{aside:?}");
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_look_that_crashes_is_tried_again_ever_more_seldom() {
+    let sick = Arc::new(AtomicBool::new(true));
+    let (host, crashes) = (Arc::new(SimHost::new()), sick.clone());
+    let machine = host.clone();
+    let open = move |_| match crashes.load(Ordering::Relaxed) {
+        true => resume_unwind(Box::new("no machine")),
+        false => machine.clone(),
+    };
+    let wanted = world(1, 0).manifests();
+    let lab = Lab::opening(open, host, wanted, Policy::default());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let events = lab.board.take().1;
+    let crashes = events.iter().filter(|event| event.what == "Crashed");
+    // 1 s, doubling to 5 min: 9 in the first 8 minutes, then one in 5.
+    let crashes = crashes.count();
+    assert!((15..=25).contains(&crashes), "{crashes} in an hour");
+    sick.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(lab.running(), 1);
     assert_eq!(lab.stop().await, Vec::<String>::new());
 }
 
