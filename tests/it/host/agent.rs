@@ -1,5 +1,4 @@
-//! The agent on a real machine: what is saved is applied, what drifts is mended,
-//! and whenever it is killed the next one goes on from there.
+//! The agent on a real machine: what is saved is applied, what drifts is mended.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +8,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::lab::{Lab, body, kill, page, signal};
-use crate::dice::{Dice, long};
 
 /// An agent that is ended whatever happens.
 struct Running(Child);
@@ -160,33 +158,6 @@ fn l21_of_a_hundred_quick_edits_the_last_is_what_the_agent_runs() {
     });
     assert_eq!(page("page"), "page");
     agent.kill();
-    lab.uninstall();
-}
-
-#[test]
-fn l27_an_agent_killed_at_any_instant_leaves_what_one_apply_finishes() {
-    let Some(lab) = Lab::shop("killed") else {
-        return;
-    };
-    let times = if long() { 50 } else { 8 };
-    let mut dice = Dice::new();
-    lab.expect(0, &["apply"]);
-    let guid = lab.guid("shop");
-    let data = lab.put(&guid, "web/data/blob", dice.below(u64::MAX));
-    for round in 0..times {
-        let agent = Running::start(&lab, "1h");
-        lab.serve("shop", "web", &format!("round-{round}"));
-        if round % 2 == 1 {
-            lab.docker_of(&lab.network_of("shop"), &["rm", "-f", "api-api-1"]);
-        }
-        std::thread::sleep(Duration::from_millis(dice.below(3000)));
-        agent.kill();
-        lab.expect(0, &["apply"]);
-        lab.expect(0, &["diff"]);
-        assert_eq!(page("web"), format!("round-{round}"));
-        assert_eq!(fs::read(lab.inside(&guid, "web/data/blob")).unwrap(), data);
-        lab.nothing_leaked(2);
-    }
     lab.uninstall();
 }
 
