@@ -62,6 +62,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     if shown.plan.in_sync() {
         anstream::print!("{}", render::notes(&shown));
         anstream::println!("{}", render::in_sync(&shown, began.elapsed()));
+        session.note("apply", &shown.into()).await;
         return Ok(if session.invalid { 2 } else { 0 });
     }
     if is_another_machines(&shown) {
@@ -74,6 +75,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         ..How::default()
     };
     let report = session.run(Some(&shown), &how).await;
+    session.note("apply", &report).await;
     anstream::print!("{}", render::notes(&report.last));
     anstream::print!("{}", render::report(&report, began.elapsed()));
     Ok(session.code(&report))

@@ -6,6 +6,7 @@ mod apply;
 mod diff;
 mod events;
 mod get;
+mod history;
 mod interrupt;
 mod output;
 mod progress;
@@ -13,8 +14,10 @@ mod reconcile;
 mod render;
 mod repository;
 mod session;
+mod status;
 mod supervise;
 mod suspend;
+mod trial;
 mod uninstall;
 mod validate;
 
@@ -47,6 +50,8 @@ enum Command {
     Diff(diff::Args),
     Apply(apply::Args),
     Get(get::Args),
+    Status(status::Args),
+    History(history::Args),
     #[command(subcommand)]
     Repository(repository::Command),
     Agent(agent::Args),
@@ -95,6 +100,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Diff(args) => diff::run(&args, layout).await,
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,
+        Command::Status(args) => status::run(&args, layout).await,
+        Command::History(args) => history::run(&args, &layout),
         Command::Repository(command) => repository::run(&command, layout).await,
         Command::Agent(args) => agent::run(&args, layout).await,
         Command::Reconcile(args) => reconcile::run(&args, layout).await,

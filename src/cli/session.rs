@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::interrupt::Interrupt;
 use super::progress::Lines;
 use super::{Failure, need_root, render};
+use crate::agent;
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::Cx;
 use crate::host::linux::LinuxHost;
@@ -133,6 +134,15 @@ impl Session {
         .await;
         lines.end();
         report
+    }
+
+    /// Writes down what a run of the whole folder came to, by the name of its command.
+    pub async fn note(&self, by: &str, report: &Report) {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        let locks = FileLocks::new(self.layout.locks(), PATIENCE, |_, _| ());
+        let (source, revision) = (&self.source.owner.source, self.source.manifests.digest());
+        let folder = self.layout.agent();
+        agent::note(&folder, &locks, source, revision.short(), by, report).await;
     }
 
     /// The exit code of DESIGN §5; where several apply, the worst word wins.

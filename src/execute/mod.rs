@@ -63,6 +63,18 @@ pub struct Report {
     pub interrupted: bool,
 }
 
+impl From<Wave> for Report {
+    /// A run that found nothing to do.
+    fn from(last: Wave) -> Self {
+        Self {
+            performed: Vec::new(),
+            last,
+            busy: Vec::new(),
+            interrupted: false,
+        }
+    }
+}
+
 impl Report {
     /// Everything is as wanted.
     pub fn in_sync(&self) -> bool {
