@@ -5,6 +5,7 @@ mod agent;
 mod apply;
 mod diff;
 mod events;
+mod explain;
 mod get;
 mod history;
 mod interrupt;
@@ -13,6 +14,7 @@ mod progress;
 mod reconcile;
 mod render;
 mod repository;
+mod schema;
 mod session;
 mod status;
 mod supervise;
@@ -26,6 +28,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::model::Layout;
+
+pub use schema::schemas;
 
 /// One Linux server becomes what a folder of manifests says it is, and stays so
 #[derive(Debug, Parser)]
@@ -47,6 +51,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Validate(validate::Args),
+    Schema(schema::Args),
+    Explain(explain::Args),
     Diff(diff::Args),
     Apply(apply::Args),
     Get(get::Args),
@@ -97,6 +103,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     let layout = Layout::new(&cli.root).map_err(|error| Failure::usage(error.to_string()))?;
     match cli.command {
         Command::Validate(args) => validate::run(&args, &layout.desired()),
+        Command::Schema(args) => schema::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args, layout).await,
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,

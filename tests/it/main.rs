@@ -26,4 +26,5 @@ mod agent {
 mod dice;
 mod manifest;
 mod rooms;
+mod schema;
 mod sim;
