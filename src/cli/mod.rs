@@ -4,6 +4,7 @@
 mod agent;
 mod apply;
 mod diff;
+mod doctor;
 mod events;
 mod explain;
 mod get;
@@ -63,6 +64,7 @@ enum Command {
     Agent(agent::Args),
     Reconcile(reconcile::Args),
     Events(events::Args),
+    Doctor(doctor::Args),
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
     Uninstall(uninstall::Args),
@@ -114,6 +116,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Agent(args) => agent::run(&args, layout).await,
         Command::Reconcile(args) => reconcile::run(&args, layout).await,
         Command::Events(args) => events::run(&args, &layout),
+        Command::Doctor(args) => doctor::run(&args, layout).await,
         Command::Suspend(args) => suspend::suspend(&args, layout).await,
         Command::Resume(args) => suspend::resume(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,

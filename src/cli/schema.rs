@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, generate::SchemaSettings};
 
 use super::output::listed;
-use super::{Failure, get, status};
+use super::{Failure, doctor, get, status};
 use crate::agent::{Event, Pass};
 use crate::manifest::schema;
 use crate::model::suggest;
@@ -38,6 +38,7 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
 pub fn schemas() -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([
         ("renet", schema::manifest()),
+        ("output/doctor", output::<doctor::Findings>()),
         ("output/events", output::<Vec<Event>>()),
         ("output/get", output::<get::Listing>()),
         ("output/history", output::<Vec<Pass>>()),

@@ -23,6 +23,7 @@ mod agent {
     mod week;
     mod whole;
 }
+mod cli;
 mod dice;
 mod manifest;
 mod rooms;
