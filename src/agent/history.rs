@@ -14,7 +14,7 @@ use crate::model::{Blocked, Part};
 pub struct Pass {
     /// Who ran: `agent`, `apply` or `reconcile`.
     pub by: String,
-    /// On what: `everything`, or one object like `repository/shop`.
+    /// On what: `everything`, or objects like `repository/shop`.
     pub scope: String,
     /// The revision of the folder that was applied.
     pub revision: String,

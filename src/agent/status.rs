@@ -14,6 +14,7 @@ use crate::execute::{Lock, Locking, Mode, Performed, Progress, Report, Wave};
 use crate::host::Done;
 use crate::host::linux::files::{append_line, read_json, write_json};
 use crate::model::{Blocked, Desired, Object, Part, Step};
+use crate::resolve::Source;
 
 /// What an agent tells of itself and of everything it looks after.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,22 +289,22 @@ async fn write(board: &Board, folder: &Path, locks: &impl Locking) {
 
 /// Writes down what a command's run came to, beside what the agent writes. The
 /// objects' own rows are the agent's while one runs: it finds them by itself.
-pub async fn note(
-    folder: &Path,
-    locks: &impl Locking,
-    source: &str,
-    revision: &str,
-    by: &str,
-    report: &Report,
-) {
-    let pass = Pass::of(report, by, revision);
+pub async fn note(folder: &Path, locks: &impl Locking, source: &Source, by: &str, report: &Report) {
+    let revision = source.manifests.digest();
+    let revision = revision.short();
+    let mut pass = Pass::of(report, by, revision);
+    let only: Vec<String> = source.asked.only.iter().map(ToString::to_string).collect();
+    if !only.is_empty() {
+        pass.scope = only.join(" ");
+        return record(folder, locks, vec![pass]).await;
+    }
     let Ok(_no_agent) = locks.lock(Lock::Agent, Mode::Alone).await else {
         return record(folder, locks, vec![pass]).await;
     };
     let (board, now) = (Board::default(), Timestamp::now());
     board.update(|status| {
         *status = last_status(folder).known().cloned().unwrap_or_default();
-        source.clone_into(&mut status.source);
+        source.owner.source.clone_into(&mut status.source);
         if status.revision.as_deref() != Some(revision) {
             status.revision = Some(revision.to_owned());
             status.revision_since = Some(now);

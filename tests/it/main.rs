@@ -29,3 +29,4 @@ mod manifest;
 mod rooms;
 mod schema;
 mod sim;
+mod speak;

@@ -276,8 +276,9 @@ async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service
         .collect()
 }
 
-/// Removes the private folders of processes that were killed.
-fn sweep(layout: &Layout) {
+/// Removes the private folders of processes that were killed: what is in them may
+/// be secret, and where all is resolved already nobody makes a new one.
+pub(super) fn sweep(layout: &Layout) {
     let entries = std::fs::read_dir(layout.resolve()).into_iter().flatten();
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -323,7 +324,6 @@ struct Private(PathBuf);
 impl Private {
     fn make(layout: &Layout) -> Result<Self, StepError> {
         make_private(&layout.resolve())?;
-        sweep(layout);
         let own = format!("c-{}-{}", std::process::id(), uuid::Uuid::new_v4());
         let folder = layout.resolve().join(own);
         make_private(&folder)?;

@@ -71,7 +71,12 @@ impl LinuxHost {
 impl Host for LinuxHost {
     async fn observe(&self, scope: Scope) -> Actual {
         let host = self.clone();
-        let looked = blocking(move || (datastore(&host), listeners::networks()));
+        let looked = blocking(move || {
+            if scope == Scope::All {
+                compose::sweep(&host.layout);
+            }
+            (datastore(&host), listeners::networks())
+        });
         let layout = &self.layout;
         let (looked, proxy) = tokio::join!(looked, traefik::observe(layout));
         let (datastore, mut foreign_networks) = match looked {
