@@ -23,8 +23,10 @@ mod agent {
     mod week;
     mod whole;
 }
+mod cli;
 mod dice;
 mod manifest;
 mod rooms;
+mod schema;
 mod sim;
 mod speak;
