@@ -37,6 +37,10 @@ pub struct Status {
     pub next_pass: Option<Timestamp>,
     /// Every object, by kind and name: `service/shop/web`.
     pub objects: BTreeMap<String, ObjectStatus>,
+    /// How long the containers of each project took when they were last started,
+    /// in milliseconds: what the next interruption is expected to take.
+    #[serde(default)]
+    pub starts: BTreeMap<String, u64>,
 }
 
 /// How an object fares.
@@ -174,7 +178,10 @@ impl Board {
             }
         }
         let labels: BTreeSet<String> = objects.iter().map(|one| desired.label(one)).collect();
-        self.update(|status| status.objects.retain(|object, _| labels.contains(object)));
+        self.update(|status| {
+            status.objects.retain(|object, _| labels.contains(object));
+            status.starts.retain(|object, _| labels.contains(object));
+        });
     }
 
     /// Notes how an object was found. The same again is the same row with a
@@ -217,6 +224,17 @@ impl Board {
         }
     }
 
+    /// Notes how long containers took to start.
+    fn timed(&self, desired: &Desired, performed: &Performed) {
+        if let (Step::Up { .. }, Ok(Done::Changed)) = (&performed.step, &performed.outcome) {
+            let object = desired.label(&performed.step.object());
+            let took = performed.took.as_millis().try_into().unwrap_or(u64::MAX);
+            self.update(|status| {
+                status.starts.insert(object, took);
+            });
+        }
+    }
+
     /// Work on an object begins.
     pub fn progressing(&self, now: Timestamp, object: &str) {
         self.update(|status| {
@@ -250,6 +268,7 @@ impl Progress for Board {
             }
             Err(error) => ("StepFailed", format!("{}: {error}", step.join(" "))),
         };
+        self.timed(desired, performed);
         let object = desired.label(&performed.step.object());
         self.event(Timestamp::now(), &object, what, message);
     }
@@ -310,6 +329,9 @@ pub async fn note(folder: &Path, locks: &impl Locking, source: &Source, by: &str
             status.revision_since = Some(now);
         }
     });
+    for performed in &report.performed {
+        board.timed(&report.last.desired, performed);
+    }
     board.tell(now, &report.last, revision);
     board.passed(pass);
     write(&board, folder, locks).await;

@@ -81,14 +81,14 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let _ = args.yes;
     let wave = session.look().await;
     session.check_selection(&wave)?;
-    let changes = wave.changes();
+    let changes = session.changes(&wave);
     if let Some(saved) = &saved {
         saved.check(&session, &wave, &changes)?;
     }
     let invalid = if session.invalid { 2 } else { 0 };
     if args.dry_run {
         output::print(args.output, &changes, || {
-            let mut text = render::changes(&changes, render::WIDTH);
+            let mut text = render::changes(&changes, output::width());
             if changes.in_sync {
                 text.push_str(&session.in_sync(&wave));
                 text.push('\n');
@@ -101,7 +101,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         return Ok(invalid);
     }
     if is_another_machines(&wave) {
-        anstream::print!("{}", render::changes(&changes, render::WIDTH));
+        output::say(&render::changes(&changes, output::width()));
         return Ok(2);
     }
     if !changes.in_sync {
@@ -109,8 +109,8 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     }
     let text = args.output == Format::Text;
     if changes.in_sync && text {
-        anstream::print!("{}", render::changes(&changes, render::WIDTH));
-        anstream::println!("{}", session.in_sync(&wave));
+        output::say(&render::changes(&changes, output::width()));
+        output::say(&(session.in_sync(&wave) + "\n"));
         session.note("apply", &Report::nothing(wave)).await;
         return Ok(invalid);
     }
@@ -186,7 +186,7 @@ fn confirm(shown: &Wave, said: &[String], format: Format) -> Result<(), Failure>
         return Ok(());
     }
     if format == Format::Text {
-        anstream::print!("{}", render::changes(&shown.changes(), render::WIDTH));
+        output::say(&render::changes(&shown.changes(), output::width()));
     }
     for guid in open {
         let name = render::name(&shown.desired, guid);

@@ -47,19 +47,20 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let session = Session::open(layout, &meant)?;
     let wave = session.look().await;
     session.check_selection(&wave)?;
-    let changes = wave.changes();
+    let changes = session.changes(&wave);
     if let Some(path) = &args.out {
         SavedPlan::of(&session, &meant, &changes)?.write(path)?;
     }
     match args.output {
         Format::Json => output::print(output::Format::Json, &changes, String::new)?,
-        Format::Unified => anstream::print!("{}", render::unified(&changes)),
+        Format::Unified => output::say(&render::unified(&changes)),
         Format::Text => {
-            anstream::print!("{}", render::changes(&changes, render::WIDTH));
+            output::say(&render::changes(&changes, output::width()));
             if changes.in_sync {
-                anstream::println!("{}", session.in_sync(&wave));
+                output::say(&(session.in_sync(&wave) + "\n"));
             } else if let Some(path) = &args.out {
-                anstream::println!("Saved; carry it out with: renet apply {}", path.display());
+                let path = path.display();
+                output::say(&format!("Saved; carry it out with: renet apply {path}\n"));
             }
         }
     }

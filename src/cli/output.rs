@@ -34,11 +34,16 @@ pub fn print<T: Serialize>(
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
     match format {
-        Format::Text => anstream::print!("{}", readable(&text())),
+        Format::Text => say(&text()),
         Format::Json => anstream::println!("{}", serde_json::to_string_pretty(value)?),
         Format::Yaml => anstream::print!("{}", serde_yaml::to_string(value)?),
     }
     Ok(())
+}
+
+/// Prints text for people.
+pub fn say(text: &str) {
+    anstream::print!("{}", readable(text));
 }
 
 /// The columns of the terminal; what is no terminal has as many as a line needs.
@@ -124,16 +129,33 @@ const INDENT: &str = "    ";
 /// Words in lines of at most `width` columns; a longer word has a line of its own.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for word in words(text) {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(&word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(word),
         }
     }
     lines
+}
+
+/// Words, of which a command in back-ticks is one: it is there to be copied.
+fn words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut quoted = false;
+    for word in text.split_whitespace() {
+        match words.last_mut().filter(|_| quoted) {
+            Some(last) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            None => words.push(word.to_owned()),
+        }
+        quoted ^= word.matches('`').count() % 2 == 1;
+    }
+    words
 }
 
 /// The first digits of a revision: enough for people.

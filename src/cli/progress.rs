@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-use super::render;
+use super::{output, render};
 use crate::execute::{Performed, Progress};
 use crate::model::{Desired, Step};
 
@@ -34,14 +34,15 @@ impl Lines {
             let _ = write!(out, "\r\x1b[K");
         }
         match line {
-            Some(line) if self.quiet => anstream::eprintln!("{line}"),
-            Some(line) => anstream::println!("{line}"),
+            Some(line) if self.quiet => anstream::eprintln!("{}", output::readable(line)),
+            Some(line) => output::say(&format!("{line}\n")),
             None => {}
         }
         if terminal && !running.is_empty() {
+            let room = output::width().min(render::WIDTH) - 6;
             let names: Vec<&str> = running.keys().map(String::as_str).collect();
-            let line: String = names.join(", ").chars().take(render::WIDTH - 4).collect();
-            let _ = write!(out, "  … {line}");
+            let line: String = names.join(", ").chars().take(room).collect();
+            let _ = write!(out, "  {} {line}", output::readable("…"));
             let _ = out.flush();
         }
     }

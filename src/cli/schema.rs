@@ -3,10 +3,12 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, generate::SchemaSettings};
 
 use super::output::listed;
+use super::render::Outcome;
 use super::{Failure, doctor, get, status};
 use crate::agent::{Event, Pass};
 use crate::manifest::schema;
 use crate::model::suggest;
+use crate::plan::changes::Changes;
 
 /// Print the JSON Schema of manifests, or of what a command prints as JSON
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,8 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
 pub fn schemas() -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([
         ("renet", schema::manifest()),
+        ("output/apply", output::<Outcome>()),
+        ("output/diff", output::<Changes>()),
         ("output/doctor", output::<doctor::Findings>()),
         ("output/events", output::<Vec<Event>>()),
         ("output/get", output::<get::Listing>()),

@@ -1,7 +1,7 @@
 //! What commands have in common: a machine, its locks, what is wanted of it,
 //! and a run with its exit code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::interrupt::Interrupt;
 use super::progress::Lines;
 use super::render::Outcome;
-use super::{Failure, need_root, render};
-use crate::agent;
+use super::{Failure, need_root, output, render};
+use crate::agent::{self, last_status};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::Cx;
 use crate::host::linux::LinuxHost;
@@ -18,6 +18,7 @@ use crate::manifest;
 use crate::model::{
     Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Part, Prune, suggest,
 };
+use crate::plan::changes::Changes;
 use crate::resolve::{Drawn, Ids, Source};
 
 /// A machine, and what is wanted of it.
@@ -175,6 +176,14 @@ impl Session {
         Ok(())
     }
 
+    /// What the plan changes, and how long what it interrupts took last time.
+    pub fn changes(&self, wave: &Wave) -> Changes {
+        let status = last_status(&self.layout.agent());
+        let none = BTreeMap::new();
+        let starts = status.known().map_or(&none, |status| &status.starts);
+        wave.changes().expecting(starts)
+    }
+
     /// The one line of a command that found nothing to do.
     pub fn in_sync(&self, wave: &Wave) -> String {
         render::in_sync(wave, self.began.elapsed())
@@ -219,7 +228,7 @@ impl Session {
     /// Says what a run came to.
     pub fn say(&self, report: &Report) {
         let outcome = Outcome::of(report, self.code(report), self.began.elapsed());
-        anstream::print!("{}", render::report(&outcome));
+        output::say(&render::report(&outcome));
     }
 
     /// The exit code of DESIGN §5; where several apply, the worst word wins.

@@ -7,6 +7,7 @@ use similar::{ChangeTag, TextDiff};
 
 use super::kind_and_name;
 use super::style::{ADDED, CHANGED, DIM, REMOVED, TITLE, paint};
+use crate::cli::output;
 use crate::model::Size;
 use crate::plan::changes::{
     Action, AtRisk, Change, Changes, Field, FileAction, FileChange, Planned, Stopped, Summary,
@@ -266,7 +267,10 @@ fn stopped(out: &mut String, stop: &Stopped, width: usize) {
         (routes, true) => format!("; no answer meanwhile: {}", listed(routes)),
         (routes, false) => format!("; no answer from then on: {}", listed(routes)),
     };
-    wrapped(out, " ", &format!("{what}{routes}"), width);
+    let took = stop.last_start.map_or(String::new(), |took| {
+        format!(" (the last start took {:.1}s)", took as f64 / 1000.0)
+    });
+    wrapped(out, " ", &format!("{what}{took}{routes}"), width);
 }
 
 fn listed(routes: &[String]) -> String {
@@ -277,39 +281,13 @@ fn listed(routes: &[String]) -> String {
     routes.join(", ")
 }
 
-/// Words, of which a command in back-ticks is one: it is there to be copied.
-fn words(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut quoted = false;
-    for word in text.split_whitespace() {
-        match words.last_mut().filter(|_| quoted) {
-            Some(last) => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            None => words.push(word.to_owned()),
-        }
-        quoted ^= word.matches('`').count() % 2 == 1;
-    }
-    words
-}
-
-/// A line with a sign before it, broken at spaces.
+/// A text with a sign before it, in as many lines as it needs.
 fn wrapped(out: &mut String, sign: &str, text: &str, width: usize) {
-    let room = width.saturating_sub(4).max(20);
-    let mut sign = sign.to_owned();
-    let mut line = String::new();
-    for word in words(text) {
-        let longer = line.chars().count() + 1 + word.chars().count();
-        if !line.is_empty() && longer > room {
-            let _ = writeln!(out, "  {sign} {line}");
-            sign = " ".to_owned();
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(&word);
+    for (at, line) in output::wrapped(text, width.saturating_sub(4))
+        .iter()
+        .enumerate()
+    {
+        let sign = if at == 0 { sign } else { " " };
+        let _ = writeln!(out, "  {sign} {line}");
     }
-    let _ = writeln!(out, "  {sign} {line}");
 }

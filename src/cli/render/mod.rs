@@ -12,6 +12,7 @@ pub use unified::unified;
 
 use std::time::Duration;
 
+use super::output::count;
 use crate::execute::Wave;
 use crate::model::{Desired, Guid, Step};
 use crate::plan::changes::Changes;
@@ -64,11 +65,6 @@ fn kind_and_name(label: &str) -> String {
     format!("{}{}{name}", first.unwrap_or_default(), letters.as_str())
 }
 
-fn count(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 /// The one line of a run that had nothing to do.
 pub fn in_sync(wave: &Wave, took: Duration) -> String {
     let desired = &wave.desired;
@@ -77,12 +73,9 @@ pub fn in_sync(wave: &Wave, took: Duration) -> String {
         .values()
         .map(|repo| repo.projects.len())
         .sum();
-    let repositories = match desired.repositories.len() {
-        1 => "1 repository".to_owned(),
-        many => format!("{many} repositories"),
-    };
     format!(
-        "In sync: {repositories}, {}, {} (looked at {} in {:.2}s).",
+        "In sync: {}, {}, {} (looked at {} in {:.2}s).",
+        count(desired.repositories.len(), "repository"),
         count(services, "service"),
         count(desired.routes.len(), "route"),
         count(looked_at(wave), "thing"),

@@ -3,17 +3,19 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::style::{ADDED, CHANGED, REMOVED, paint};
-use super::{bare, count, kind_and_name};
+use super::{bare, kind_and_name};
+use crate::cli::output::count;
 use crate::execute::{Performed, Report};
 use crate::host::Done;
 use crate::model::Desired;
 use crate::plan::changes::Why;
 
 /// What a run did, and what is left.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// Everything is as declared.
@@ -33,7 +35,7 @@ pub struct Outcome {
 }
 
 /// A step that was tried.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// `repository/NAME`, `service/REPOSITORY/NAME`, `route/NAME`, …
@@ -50,7 +52,7 @@ pub struct Step {
 }
 
 /// How a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Ended {
     /// The machine changed.
@@ -62,7 +64,7 @@ pub enum Ended {
 }
 
 /// Why a step failed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StepError {
     /// The program that failed, where it was one.
@@ -73,7 +75,7 @@ pub struct StepError {
 }
 
 /// An object that cannot become what it should.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockedObject {
     /// Which.
@@ -86,7 +88,7 @@ pub struct BlockedObject {
 }
 
 /// An object on which another renet works.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Busy {
     /// Which.

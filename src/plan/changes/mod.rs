@@ -11,19 +11,21 @@ mod text;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Plan;
 use crate::model::{Actual, Blocked, Desired, Digest, Guid, Object, Repository, Step};
 
 /// Everything that a plan changes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changes {
     /// Nothing to do and nothing in the way.
     pub in_sync: bool,
     /// Identifies the plan: two plans with the same digest do the same to the
     /// same machine.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// How many objects are created, changed and so on.
     pub summary: Summary,
@@ -36,7 +38,7 @@ pub struct Changes {
 }
 
 /// How many objects are to be …
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// … made.
@@ -52,7 +54,7 @@ pub struct Summary {
 }
 
 /// What becomes of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
     /// Nothing may be done for it.
@@ -68,7 +70,7 @@ pub enum Action {
 }
 
 /// One object that differs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
     /// `repository/NAME`, `service/REPOSITORY/NAME`, `route/NAME`, `datastore`,
@@ -100,7 +102,7 @@ pub struct Change {
 
 /// A field that changes. Values are shown as a manifest would write them; a
 /// secret's never is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Field {
     /// `size`, `host`, `container web`, …
@@ -119,7 +121,7 @@ pub struct Field {
 }
 
 /// A managed file that changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileChange {
     /// Its path in the project's directory.
@@ -136,7 +138,7 @@ pub struct FileChange {
 }
 
 /// What becomes of a managed file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum FileAction {
     /// It is written for the first time.
@@ -148,7 +150,7 @@ pub enum FileAction {
 }
 
 /// A running container that stops.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stopped {
     /// The compose service.
@@ -160,10 +162,14 @@ pub struct Stopped {
     /// The routes that do not answer meanwhile.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,
+    /// How long the last start of its project's containers took, in milliseconds:
+    /// about as long it is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_start: Option<u64>,
 }
 
 /// Why nothing may be done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Why {
     /// A name of the public list.
@@ -182,7 +188,7 @@ impl From<&Blocked> for Why {
 }
 
 /// A step with its cause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Planned {
     /// What is done.
@@ -192,7 +198,7 @@ pub struct Planned {
 }
 
 /// A repository whose data would go to the trash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AtRisk {
     /// Its name.
@@ -202,7 +208,7 @@ pub struct AtRisk {
 }
 
 /// A word about an object in sync.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
     /// The object, as in [`Change::object`].
@@ -265,6 +271,20 @@ pub fn changes(desired: &Desired, actual: &Actual, plan: &Plan) -> Changes {
     };
     changes.digest = digest(&changes, plan);
     changes
+}
+
+impl Changes {
+    /// Adds how long the containers of each project took to start last time, in
+    /// milliseconds, by the project's object.
+    pub fn expecting(mut self, starts: &BTreeMap<String, u64>) -> Self {
+        for change in &mut self.objects {
+            let took = starts.get(&change.object).copied();
+            for stop in change.stops.iter_mut().filter(|stop| stop.replaced) {
+                stop.last_start = took;
+            }
+        }
+        self
+    }
 }
 
 impl Change {

@@ -459,6 +459,7 @@ impl View<'_> {
             because,
             replaced,
             routes: routes_to(self.desired, self.before, guid, service),
+            last_start: None,
         }
     }
 
