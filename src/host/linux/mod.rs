@@ -72,7 +72,7 @@ impl Host for LinuxHost {
         let host = self.clone();
         let looked = blocking(move || {
             if scope == Scope::All {
-                compose::sweep(&host.layout);
+                clear_rubbish(&host.layout);
             }
             (datastore(&host), listeners::networks())
         });
@@ -383,6 +383,14 @@ fn behind(datastore: &Datastore) -> Part<()> {
         (_, Part::Absent) => Part::Absent,
         _ => Part::Hidden,
     }
+}
+
+/// Clears what a killed renet left where nobody may have to write again: what
+/// compose was about to resolve may be secret.
+fn clear_rubbish(layout: &Layout) {
+    compose::sweep(layout);
+    // Of a machine without an agent.
+    let _ = files::sweep(&layout.agent());
 }
 
 fn unseen(why: &str) -> Datastore {
