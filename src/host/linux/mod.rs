@@ -25,6 +25,8 @@ mod uninstall;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 pub use uninstall::uninstall;
 
 use super::{Cx, Done, Host, Scope, StepError};
@@ -294,7 +296,9 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             }
         }
         Step::LayOut => actual.datastore.layout = records::laid_out(layout),
-        Step::NoteDatastore(_) => actual.datastore.note = records::note(layout),
+        Step::NoteDatastore(_) => {
+            actual.datastore.note = note(host, &btrfs::identity(&host.backing_file));
+        }
         Step::ClaimMachine { .. } => actual.machine = records::machine(layout),
         Step::Record(guid, _) => {
             let repo = Repository {
@@ -403,10 +407,11 @@ fn unseen(why: &str) -> Datastore {
 fn datastore(host: &LinuxHost) -> Datastore {
     let layout = &host.layout;
     let storage = storage::observe(&host.place(Volume::Datastore));
+    let identity = btrfs::identity(&host.backing_file);
     let mut seen = Datastore {
         storage,
-        identity: btrfs::identity(&host.backing_file),
-        note: records::note(layout),
+        note: note(host, &identity),
+        identity,
         ..Datastore::default()
     };
     (seen.layout, seen.free) = match behind(&seen) {
@@ -419,6 +424,17 @@ fn datastore(host: &LinuxHost) -> Datastore {
         Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
     };
     seen
+}
+
+/// Which datastore belongs to this machine. One that was moved is to be noted anew,
+/// where it is now: commands read no manifest.
+fn note(host: &LinuxHost, identity: &Part<Uuid>) -> Part<Uuid> {
+    let layout = &host.layout;
+    let place = records::backing_file(layout).unwrap_or_else(|| layout.backing_file());
+    match records::note(layout) {
+        note if note == *identity && place != host.backing_file => Part::Absent,
+        note => note,
+    }
 }
 
 /// What helps a datastore on which a write failed.
