@@ -16,7 +16,8 @@ mutants() {
   cat <<'LIST'
 a group is not all or nothing|src/plan/script.rs|s/self.plan.steps.truncate(steps);//; s/self.restore(saved);/let _ = saved;/
 what is unknown of others is gone|src/plan/routes.rs|s/_ => return None,/_ => return Some(false),/; s/^        _ => None,$/        _ => Some(false),/
-no suspension|src/plan/script.rs|s/Some(suspension) if suspension.holds_at(now)/Some(suspension) if suspension.holds_at(now) \&\& false/
+no suspension|src/plan/script.rs|s/find(|suspension| suspension.holds_at(now))/find(|suspension| suspension.holds_at(now) \&\& false)/
+an ended suspension hides another|src/plan/script.rs|s/suspensions.find(|suspension| suspension.holds_at(now))/suspensions.next().filter(|suspension| suspension.holds_at(now))/
 no worst case behind hidden|src/plan/script.rs|s/\.extend(object.repository().map(Danger::StopsUnseen));/.extend(object.repository().map(Danger::StopsUnseen).filter(|_| false));/
 no worst case behind a left daemon|src/model/step/danger.rs|s/vec!\[Danger::StopsUnseen(guid)\]/Vec::new()/
 the trash forgets its content|src/model/step/effect.rs|s/repo.trash = std::mem::take(&mut repo.storage.file);/repo.storage.file = Part::Absent;/

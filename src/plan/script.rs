@@ -241,11 +241,10 @@ impl Script<'_> {
             _ => None,
         };
         let now = self.scratch.now;
-        match record.suspended.as_ref().or(project) {
-            Some(suspension) if suspension.holds_at(now) => {
-                Err(Stop::Block(Blocked::Suspended(suspension.clone())))
-            }
-            _ => Ok(()),
+        let mut suspensions = record.suspended.iter().chain(project);
+        match suspensions.find(|suspension| suspension.holds_at(now)) {
+            Some(suspension) => Err(Stop::Block(Blocked::Suspended(suspension.clone()))),
+            None => Ok(()),
         }
     }
 

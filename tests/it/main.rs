@@ -3,6 +3,7 @@
 /// What touches a real machine: as root, one after the other.
 mod host {
     mod agent;
+    mod aside;
     mod conformance;
     mod crash;
     mod full;

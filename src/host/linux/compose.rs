@@ -276,8 +276,7 @@ async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service
         .collect()
 }
 
-/// Removes the private folders of processes that were killed: what is in them may
-/// be secret, and where all is resolved already nobody makes a new one.
+/// Removes the private folders of processes that were killed.
 pub(super) fn sweep(layout: &Layout) {
     let entries = std::fs::read_dir(layout.resolve()).into_iter().flatten();
     for entry in entries.flatten() {

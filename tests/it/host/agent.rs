@@ -203,5 +203,14 @@ fn the_datastore_is_where_the_folder_says_now_and_a_new_place_makes_no_new_one()
     within(SOON, "the first place", || in_sync(&lab));
     assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
     agent.kill();
+    // Moved by hand it is found there, by commands too.
+    lab.uninstall();
+    fs::rename(&one, &other).unwrap();
+    at(&other);
+    lab.expect(0, &["apply"]);
+    lab.expect(0, &["diff"]);
+    lab.says(0, &["repository", "down", "shop"], "shop");
+    lab.expect(0, &["repository", "up", "shop"]);
+    assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
     lab.uninstall();
 }

@@ -154,12 +154,17 @@ fn cold(who: Who, name: &str) {
     let mut dice = Dice::new();
     let Some(lab) = Lab::new(name) else { return };
     let whole = who.whole(&lab, &["apply"]);
-    // Of one that was cut off while compose resolved; no process has this id.
-    let left = lab.root.join("run/rediacc/resolve/c-4194305-x");
-    fs::create_dir(&left).unwrap();
-    fs::write(left.join("env"), "PASSWORD=1").unwrap();
+    // Of one that was cut off while compose resolved, or an agent wrote its status;
+    // no process has this id.
+    let private = lab.root.join("run/rediacc/resolve/c-4194305-x");
+    fs::create_dir(&private).unwrap();
+    fs::write(private.join("env"), "PASSWORD=1").unwrap();
+    let agent = lab.root.join("var/lib/rediacc/agent");
+    fs::create_dir_all(&agent).unwrap();
+    let status = agent.join(".tmp-renet-4194305-x");
+    fs::write(&status, "{").unwrap();
     lab.expect(0, &["diff"]);
-    assert!(!left.exists());
+    assert!(!private.exists() && !status.exists());
     drop(lab);
     for kill in whole.kills(&mut dice, 2, 2) {
         let Some(lab) = Lab::new(name) else { return };
