@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -51,7 +51,8 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         })?;
 
     let interrupt = Interrupt::listen();
-    let source = manifest::load(&folder).source.display().to_string();
+    let mut loader = manifest::Loader::new(&folder);
+    let source = loader.load().source.display().to_string();
     let board = Arc::new(Board::new(source, std::process::id(), Timestamp::now()));
     board.event(
         Timestamp::now(),
@@ -64,8 +65,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         interval,
         ..Policy::default()
     };
-    let read = folder.clone();
-    let load = move || manifest::load(&read);
+    let loader = Mutex::new(loader);
+    // One that crashed has kept nothing of what it was at.
+    let load = move || loader.lock().unwrap_or_else(PoisonError::into_inner).load();
     let (root, binary) = (layout.clone(), std::env::current_exe()?);
     let open = move |backing_file| LinuxHost::new(root.clone(), backing_file, binary.clone());
     let agent = Agent::new(open, patient(), layout.clone(), load, policy, board.clone());

@@ -5,10 +5,10 @@ use super::fields::{listed, near};
 use super::problem::{Place, Report};
 use crate::model::Name;
 
-/// Compares the documents with each other and takes out those that cannot stand.
-/// Where a file could not be read, `complete` is false: what is not among the
-/// documents may well be in there.
-pub(super) fn check(all: &mut [Found], complete: bool, report: &Report) {
+/// Compares the documents with each other and says which of them cannot stand. Where a
+/// file could not be read, `complete` is false: what is not among the documents may well
+/// be in there.
+pub(super) fn check(all: &[&Found], complete: bool, report: &Report) -> BTreeSet<usize> {
     let mut bad = BTreeSet::new();
     once(all, &mut bad, report);
     clashes(all, &mut bad, report);
@@ -17,9 +17,7 @@ pub(super) fn check(all: &mut [Found], complete: bool, report: &Report) {
         dangling(all, &mut bad, report);
     }
     // Which of two that clash is meant is not for renet to guess: neither stays.
-    for index in bad {
-        all[index].document = None;
-    }
+    bad
 }
 
 /// Reports every later holder of something that only one may have.
@@ -40,7 +38,7 @@ fn unique<'a, K: Ord>(
 }
 
 /// Names, and the one machine.
-fn once(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
+fn once(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
     let named = all.iter().enumerate().filter_map(|(index, found)| {
         let name = found.name.as_ref()?;
         let within = match found.kind {
@@ -73,7 +71,7 @@ fn once(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
 }
 
 /// Hosts, networks and guids.
-fn clashes(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
+fn clashes(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
     for field in ["host", "networkId", "guid"] {
         let holders = all.iter().enumerate().filter_map(|(index, found)| {
             let value = match (&found.document, field) {
@@ -107,7 +105,7 @@ fn clashes(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
 }
 
 /// Two projects of a repository would share the address of a service.
-fn shared_services(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
+fn shared_services(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
     let holders = all.iter().enumerate().flat_map(|(index, found)| {
         let repository = found.repository.as_ref();
         found.services.iter().filter_map(move |(service, place)| {
@@ -118,12 +116,20 @@ fn shared_services(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
         holders,
         bad,
         |(repository, service), index, at, earlier, first| {
+            let name = |index: usize| {
+                let name = all[index].name.as_ref().map_or("", Name::as_str);
+                format!("`{name}`")
+            };
             if all[index].name == all[earlier].name {
                 return; // The Service itself is there twice, which was said.
             }
             report.at(
                 at,
-                format!("service `{service}` is in two projects of repository `{repository}`"),
+                format!(
+                    "service `{service}` is in two projects of repository `{repository}`: {} and {}",
+                    name(earlier),
+                    name(index)
+                ),
                 format!("first at {}: rename one", first.shown()),
             );
         },
@@ -131,7 +137,7 @@ fn shared_services(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
 }
 
 /// References to what nobody defines.
-fn dangling(all: &[Found], bad: &mut BTreeSet<usize>, report: &Report) {
+fn dangling(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
     let repositories: BTreeSet<&str> = all
         .iter()
         .filter(|found| found.kind == "Repository")

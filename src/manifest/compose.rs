@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::decode::claims;
+use super::decode::{claims, is_plain};
 use super::problem::{Place, Report, Source};
 use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT};
 use super::tree::{Kind, Node, duplicates, parse};
@@ -51,6 +51,13 @@ pub(super) fn gather(
         .as_ref()
         .and_then(|folder| path.strip_prefix(folder))
         .unwrap_or_else(|| path.clone());
+    if !path.as_str().split('/').all(is_plain) {
+        report.at(
+            place,
+            format!("`{path}` is no path that renet takes"),
+            "use no characters that mean something to a shell, and no `-` first",
+        );
+    }
     let mut gather = Gather {
         root,
         report,
@@ -119,7 +126,7 @@ impl Gather<'_> {
             },
         );
         let file = self.root.shown(&full);
-        let source = Arc::new(Source { file, text });
+        let source = Source::new(file, text);
         let documents = match parse(&source) {
             Ok(documents) => documents,
             Err(problem) => return self.report.push(*problem),
@@ -179,8 +186,11 @@ impl Gather<'_> {
                         Some(name) => self.services.push((name.to_owned(), place)),
                         None => self.report.at(
                             &place,
-                            format!("{} is no name of a service", key.what()),
-                            "use letters, digits, `.`, `_` and `-`",
+                            match key.text() {
+                                Some(name) => format!("`{name}` is no name of a service"),
+                                None => format!("{} is no name of a service", key.what()),
+                            },
+                            "use letters, digits, `.`, `_` and `-`, with no `-` first",
                         ),
                     }
                 }
@@ -386,9 +396,10 @@ fn one_or_many(node: &Node) -> &[Node] {
     }
 }
 
-/// As compose has it.
-fn is_service_name(name: &str) -> bool {
+/// As compose has it, and none that could be taken for an option.
+pub(super) fn is_service_name(name: &str) -> bool {
     !name.is_empty()
+        && !name.starts_with('-')
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))

@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
-use super::compose;
 use super::fields::{Fields, near, number, plain, text};
-use super::problem::{Place, Report, Source};
+use super::problem::{Place, Report, Source, is_hostile};
 use super::root::Root;
 use super::tree::{Kind, Node, duplicates};
-use super::{Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service};
+use super::{
+    Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service, compose, variables,
+};
 use crate::model::{DeletionPolicy, HostName, Name, NetworkId, RelPath, RunState, Size};
 
 const KINDS: [&str; 4] = ["Machine", "Repository", "Service", "Route"];
@@ -30,6 +31,7 @@ pub(super) struct Found {
     pub document: Option<Document>,
 }
 
+#[derive(Clone)]
 pub(super) enum Document {
     Machine(Machine),
     Repository(Repository),
@@ -72,6 +74,14 @@ pub(super) fn claims(text: &str) -> bool {
 pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     let (source, report) = (context.source, context.report);
     let before = report.count();
+    if let Some(second) = second_document(node) {
+        report.at(
+            &second.place(source),
+            "a second document begins here, and nothing parts it from the first",
+            "write a line `---` above it",
+        );
+        return None;
+    }
     duplicates(node, source, report);
     if !matches!(node.kind, Kind::Map(_)) {
         report.at(
@@ -87,7 +97,9 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         &format!("`apiVersion: {API}`"),
         |node| match node.text() {
             Some(API) => Ok(()),
-            _ => Err(format!("write `apiVersion: {API}`")),
+            _ => Err(format!(
+                "renet does not know this `apiVersion`; write `apiVersion: {API}`"
+            )),
         },
     );
     // What another version knows is not known here.
@@ -101,8 +113,8 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
             .into_iter()
             .find(|kind| *kind == text)
             .ok_or_else(|| match near(&text, KINDS) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("write {kinds}"),
+                Some(near) => format!("renet has no such kind; did you mean `{near}`?"),
+                None => format!("renet has no such kind; write {kinds}"),
             })
     });
     let metadata = fields.required_map("metadata", "`metadata: { name: … }`");
@@ -113,7 +125,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         if name.is_some() {
             at = metadata.place("name");
         }
-        metadata.texts("labels");
+        metadata.each("labels", label_name, label_value);
         if let Some(annotations) = metadata.map("annotations") {
             moved_from = annotations.optional("renet/moved-from", moved);
             at_moved = Some(annotations.place("renet/moved-from"));
@@ -173,6 +185,39 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     Some(found)
 }
 
+/// Where a document begins that is not parted from the one before.
+fn second_document(node: &Node) -> Option<&Node> {
+    let keys = node.entries().iter().map(|(key, _)| key);
+    let mut begins = keys.filter(|key| key.text() == Some("apiVersion"));
+    begins.next()?;
+    begins.next()
+}
+
+const LABEL: &str = "use letters, digits, `-`, `_` and `.`, with a letter or digit at both ends";
+
+fn is_label(text: &str, more: &str) -> bool {
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    text.len() <= 253
+        && text.starts_with(edge)
+        && text.ends_with(edge)
+        && text.chars().all(|c| edge(c) || more.contains(c))
+}
+
+fn label_name(name: &str) -> Result<(), String> {
+    match is_label(name, "-_./") {
+        true => Ok(()),
+        false => Err(format!("`{name}` is no name of a label; {LABEL}")),
+    }
+}
+
+fn label_value(value: &Node) -> Result<(), String> {
+    let text: String = text(value)?;
+    match text.is_empty() || is_label(&text, "-_.") {
+        true => Ok(()),
+        false => Err(format!("a label cannot have this value; {LABEL}")),
+    }
+}
+
 /// Reads a size of at least `least`.
 fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
     let size: Size = plain(node)?;
@@ -181,6 +226,24 @@ fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
         return Err(format!("{size} is too small; {of} has at least `{least}`"));
     }
     Ok(size)
+}
+
+/// Reads one of a few words.
+fn word<T, const N: usize>(node: &Node, words: [(&str, T); N], cure: &str) -> Result<T, String> {
+    let text = node.text().unwrap_or_default();
+    let near = near(text, words.iter().map(|(word, _)| *word));
+    let near = near.map(|near| format!("did you mean `{near}`?"));
+    let mut words = words.into_iter();
+    match words.find(|(word, _)| *word == text) {
+        Some((_, value)) => Ok(value),
+        None => Err(near.unwrap_or_else(|| cure.to_owned())),
+    }
+}
+
+/// Whether a part of a path is written as paths are that a person types.
+pub(super) fn is_plain(part: &str) -> bool {
+    let odd = |c: char| is_hostile(c) || "$&|;<>()*?[]{}!#~`\"'\\".contains(c);
+    !part.starts_with('-') && !part.contains(odd)
 }
 
 fn port(node: &Node) -> Result<u16, String> {
@@ -198,13 +261,12 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
         });
         let backing_file = fields.optional("backingFile", |node| {
             let path: PathBuf = text(node)?;
-            let plain = path
-                .to_str()
-                .is_some_and(|path| !path.contains(char::is_control));
-            let climbs = path
-                .components()
-                .any(|part| part == std::path::Component::ParentDir);
-            if path.is_absolute() && path.file_name().is_some() && plain && !climbs {
+            let plain = |part: Component| match part {
+                Component::Normal(part) => part.to_str().is_some_and(is_plain),
+                Component::RootDir => true,
+                _ => false,
+            };
+            if path.is_absolute() && path.file_name().is_some() && path.components().all(plain) {
                 Ok(path)
             } else {
                 Err("write an absolute path, like `/mnt/rediacc.img`".into())
@@ -218,8 +280,10 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
         fields.finish();
         http.map_or_else(Proxy::default, |http| Proxy { http })
     });
+    spec.each("variables", variables::check_name, variables::check_value);
     Some(Machine {
         name: name?.clone(),
+        variables: spec.values("variables"),
         datastore: match datastore {
             Some(datastore) => Some(datastore?),
             None => None,
@@ -238,11 +302,13 @@ fn repository(spec: &Fields, found: &mut Found) -> Option<Repository> {
             _ => Err("encrypted repositories are not built yet: write `encryption: none`".into()),
         }
     });
-    let state = spec.optional("state", |node| match node.text() {
-        Some("Running") => Ok(RunState::Running),
-        Some("Stopped") => Ok(RunState::Stopped),
-        Some("Offline") => Ok(RunState::Offline),
-        _ => Err("write Running, Stopped or Offline".into()),
+    let state = spec.optional("state", |node| {
+        let states = [
+            ("Running", RunState::Running),
+            ("Stopped", RunState::Stopped),
+            ("Offline", RunState::Offline),
+        ];
+        word(node, states, "write Running, Stopped or Offline")
     });
     let network_id = spec.optional("networkId", |node| {
         let cure = "write a multiple of 64 from 2816 to 16711680";
@@ -250,10 +316,12 @@ fn repository(spec: &Fields, found: &mut Found) -> Option<Repository> {
         NetworkId::try_from(id).map_err(|error| error.to_string())
     });
     let guid = spec.optional("guid", text);
-    let deletion_policy = spec.optional("deletionPolicy", |node| match node.text() {
-        Some("Retain") => Ok(DeletionPolicy::Retain),
-        Some("Delete") => Ok(DeletionPolicy::Delete),
-        _ => Err("write Retain or Delete".into()),
+    let deletion_policy = spec.optional("deletionPolicy", |node| {
+        let policies = [
+            ("Retain", DeletionPolicy::Retain),
+            ("Delete", DeletionPolicy::Delete),
+        ];
+        word(node, policies, "write Retain or Delete")
     });
     let protected = spec.optional("protected", |node| match node.kind {
         Kind::Bool(protected) => Ok(protected),
@@ -329,7 +397,7 @@ fn route(spec: &Fields, found: &mut Found) -> Option<Route> {
         let text: String = text(node)?;
         let cure = "write `repository/service`, like `shop/web`";
         match text.split_once('/') {
-            Some((repository, service)) if !service.is_empty() && !service.contains('/') => {
+            Some((repository, service)) if compose::is_service_name(service) => {
                 let repository = repository
                     .parse::<Name>()
                     .map_err(|error| error.to_string())?;

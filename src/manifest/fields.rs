@@ -96,6 +96,7 @@ impl<'a> Fields<'a> {
                 };
                 Some(fields)
             }
+            Kind::Unknown => None,
             Kind::Null => {
                 self.report.at(
                     &place,
@@ -154,33 +155,66 @@ impl<'a> Fields<'a> {
         read: impl Fn(&Node) -> Result<T, String>,
     ) -> Option<T> {
         let (key, value) = self.entry(name)?;
-        let place = if value.span.is_empty() { key } else { value }.place(self.source);
-        match read(value) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                // Types of the model say both in one sentence.
-                let (message, cure) = match error.rsplit_once("; ") {
-                    Some((message, cure)) => (message.to_owned(), cure),
-                    None if value.is_null() => (format!("`{name}` is empty"), &*error),
-                    None => (format!("bad `{name}`"), &*error),
-                };
-                self.report.at(&place, message, cure);
-                None
+        if matches!(value.kind, Kind::Unknown) {
+            return None;
+        }
+        let read = read(value).map_err(|error| self.refuse(key, value, name, &error));
+        read.ok()
+    }
+
+    /// Reports a value that cannot be read.
+    fn refuse(&self, key: &Node, value: &Node, name: &str, error: &str) {
+        let at = if value.span.is_empty() { key } else { value };
+        // Types of the model say both in one sentence.
+        let (message, cure) = match error.rsplit_once("; ") {
+            Some((message, cure)) => match message.strip_prefix("this ") {
+                Some(rest) => (format!("`{name}` {rest}"), cure),
+                None => (message.to_owned(), cure),
+            },
+            None if value.is_null() => (format!("`{name}` is empty"), error),
+            None => (format!("bad `{name}`"), error),
+        };
+        self.report.at(&at.place(self.source), message, cure);
+    }
+
+    /// Checks a field that holds values by name.
+    pub fn each(
+        &self,
+        name: &'static str,
+        check_name: impl Fn(&str) -> Result<(), String>,
+        check_value: impl Fn(&Node) -> Result<(), String>,
+    ) {
+        let Some(fields) = self.map(name) else { return };
+        for (key, value) in fields.entries {
+            let Some(key_text) = key.text() else {
+                self.report.at(
+                    &key.place(self.source),
+                    format!("a name in `{name}` must be text, not {}", key.what()),
+                    "write it in quotes",
+                );
+                continue;
+            };
+            if let Err(error) = check_name(key_text) {
+                self.refuse(key, key, key_text, &error);
+            }
+            if matches!(value.kind, Kind::Unknown) {
+                continue;
+            }
+            if let Err(error) = check_value(value) {
+                self.refuse(key, value, key_text, &error);
             }
         }
     }
 
-    /// Checks a field that holds texts by name.
-    pub fn texts(&self, name: &'static str) {
-        let Some(fields) = self.map(name) else { return };
-        for (key, value) in fields.entries {
-            let read: Result<String, String> = text(value);
-            if let Err(cure) = read {
-                let message = format!("a value of `{name}` must be text");
-                let at = if value.span.is_empty() { key } else { value };
-                self.report.at(&at.place(self.source), message, cure);
-            }
-        }
+    /// The texts that a field holds by name.
+    pub fn values(&self, name: &'static str) -> BTreeMap<String, String> {
+        let entries = self
+            .entry(name)
+            .map_or(&[][..], |(_, value)| value.entries());
+        let texts = entries
+            .iter()
+            .filter_map(|(key, value)| Some((key.text()?.to_owned(), value.text()?.to_owned())));
+        texts.collect()
     }
 
     /// Reports what nobody asked for and what is missing. Every decoder ends
@@ -246,11 +280,20 @@ pub(super) fn listed<T: Display>(items: impl Iterator<Item = T>) -> String {
 /// Reads text into a type that checks it.
 pub(super) fn text<T: FromStr<Err: Display>>(node: &Node) -> Result<T, String> {
     match &node.kind {
-        Kind::Text(text) => text.parse().map_err(|error: T::Err| error.to_string()),
-        Kind::Number(value) => Err(format!("write it in quotes: `\"{value}\"`")),
-        Kind::Bool(value) => Err(format!("write it in quotes: `\"{value}\"`")),
+        Kind::Text(text) => text.parse().map_err(|error: T::Err| match node.hidden {
+            // The error may repeat it.
+            true => "the value of this variable cannot stand here; look at its definition".into(),
+            false => error.to_string(),
+        }),
         Kind::Null => Err("write a value".into()),
-        _ => Err(format!("this must be text, not {}", node.what())),
+        Kind::Number(_) | Kind::Bool(_) => Err(format!(
+            "this must be text, and YAML reads {}; put it in quotes",
+            node.what()
+        )),
+        _ => Err(format!(
+            "this must be text, not {}; write one value",
+            node.what()
+        )),
     }
 }
 
@@ -267,7 +310,7 @@ pub(super) fn number<T: FromStr>(node: &Node, cure: &str) -> Result<T, String> {
     match &node.kind {
         Kind::Number(value) => value.parse().map_err(|_| cure.to_owned()),
         Kind::Text(text) if text.parse::<T>().is_ok() => {
-            Err(format!("write the number without quotes: `{text}`"))
+            Err("this must be a number, not text; write the number itself, without quotes".into())
         }
         _ => Err(cure.to_owned()),
     }

@@ -1,24 +1,26 @@
 //! Reads a folder of manifests: what the machine should be, as a user wrote it.
 //!
-//! [`load`] is the only way in. It runs no program and opens no connection; it
-//! reads files beneath the folder, never through a link, and says about *all*
-//! mistakes at once where they are and what to write instead.
+//! A [`Loader`] is the only way in, [`load`] its form for one look. It runs no program
+//! and opens no connection; it reads files beneath the folder, never through a link, and
+//! says about *all* mistakes at once where they are and what to write instead.
 //!
-//! The way of a file: `root` opens it, `tree` parses it into nodes that know
-//! their place, `decode` turns a document into a type, `compose` gathers what a
-//! Service brings along, `check` compares the documents with each other, and
-//! `render` draws the problems.
+//! The way of a file: `root` opens it, `tree` parses it into nodes that know their place,
+//! `variables` puts in what the Machine defines, `decode` turns a document into a type,
+//! `compose` gathers what a Service brings along, `check` compares the documents with
+//! each other, and `render` draws the problems, without what is `hidden`.
 
 mod check;
 mod compose;
 mod decode;
 mod fields;
+mod hidden;
 mod load;
 mod problem;
 mod render;
 mod root;
 pub mod schema;
 mod tree;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,8 +30,9 @@ use crate::model::{
     DeletionPolicy, Digest, FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size,
 };
 
-pub use load::load;
+pub use load::{Loader, load};
 pub use problem::Problem;
+pub use render::{Listed, Validation};
 
 /// A folder of manifests as read.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct Folder {
     pub manifests: Manifests,
     /// What is wrong with the others.
     pub problems: Vec<Problem>,
+    /// How many more problems there are than anybody would read.
+    pub unlisted: usize,
     /// The folder could be read and holds no manifest at all.
     pub empty: bool,
     /// How many manifest files were read.
@@ -123,6 +128,8 @@ pub struct Machine {
     pub datastore: Option<MachineDatastore>,
     /// The reverse proxy.
     pub proxy: Proxy,
+    /// What stands for `${name}` in the other manifests.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// The datastore of a [`Machine`].

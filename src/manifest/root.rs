@@ -1,12 +1,15 @@
-use std::fs::{self, File};
+use std::cell::RefCell;
+use std::fs::{self, File, Metadata};
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+use super::problem::is_hostile;
 use crate::model::RelPath;
 
 /// The largest manifest or compose file.
@@ -16,8 +19,8 @@ pub(super) const TEXT_LIMIT: usize = 1 << 20;
 /// file gets past the kernel's own resolution.
 pub(super) struct Root {
     dir: File,
-    path: PathBuf,
     given: PathBuf,
+    trace: RefCell<Trace>,
 }
 
 /// What lies in a folder.
@@ -46,8 +49,8 @@ impl Root {
     pub fn open(path: &Path, given: &Path) -> std::io::Result<Self> {
         Ok(Self {
             dir: File::open(path)?,
-            path: path.to_owned(),
             given: given.to_owned(),
+            trace: RefCell::default(),
         })
     }
 
@@ -56,53 +59,75 @@ impl Root {
         self.given.join(path.as_str())
     }
 
-    fn open_at(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Refusal> {
+    /// What was looked at since the last call, and how it was found.
+    pub fn take_trace(&self) -> Trace {
+        self.trace.take()
+    }
+
+    /// What lies at a path now; `None` is the folder itself.
+    pub fn seen(&self, path: Option<&RelPath>) -> Seen {
+        self.open_at(path).and_then(|file| stamp(&file))
+    }
+
+    /// Opens what lies at a path only so far that it can be looked at: opening a
+    /// device can do things.
+    fn open_at(&self, path: Option<&RelPath>) -> Result<File, Errno> {
         let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
         // The kernel asks for another try where a rename crossed its path.
         for _ in 0..16 {
-            match openat2(&self.dir, path, how) {
+            match openat2(&self.dir, path.map_or(".", RelPath::as_str), how) {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Err(error) => return Err(Refusal::of(error)),
-                Ok(fd) => return Ok(fd),
+                Err(error) => return Err(error),
+                Ok(fd) => return Ok(File::from(fd)),
             }
         }
-        Err(Refusal::of(Errno::EAGAIN))
+        Err(Errno::EAGAIN)
+    }
+
+    /// What lies at a path, held fast: whatever takes its place later, this is it.
+    fn hold(&self, path: Option<&RelPath>) -> Result<(File, Metadata), Refusal> {
+        let opened = self.open_at(path);
+        let seen = opened.as_ref().map_err(|error| *error).and_then(stamp);
+        self.trace.borrow_mut().push((path.cloned(), seen));
+        let file = opened.map_err(Refusal::of)?;
+        let meta = file.metadata().map_err(Refusal::io)?;
+        Ok((file, meta))
     }
 
     /// What kind of thing lies at a path.
     pub fn kind(&self, path: &RelPath) -> Result<EntryKind, Refusal> {
-        let file = File::from(self.open_at(path.as_str(), OFlag::O_PATH)?);
-        let meta = file.metadata().map_err(Refusal::io)?;
+        let (_, meta) = self.hold(Some(path))?;
         Ok(kind_of(&meta.file_type()))
     }
 
     /// Reads a regular file of at most `limit` bytes.
     pub fn read(&self, path: &RelPath, limit: usize) -> Result<Content, Refusal> {
-        // Opening a device can do things: look before.
-        match self.kind(path)? {
+        let (held, meta) = self.hold(Some(path))?;
+        match kind_of(&meta.file_type()) {
             EntryKind::File => {}
             EntryKind::Folder => {
                 return Err(Refusal::new("is a folder, not a file", "name a file"));
             }
-            _ => return Err(Refusal::special()),
+            EntryKind::Link => return Err(Refusal::link()),
+            EntryKind::Other => return Err(Refusal::special()),
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = File::from(self.open_at(path.as_str(), flags)?);
-        let meta = file.metadata().map_err(Refusal::io)?;
-        if !meta.is_file() {
-            return Err(Refusal::special());
+        let large = || {
+            let limit = limit >> 20;
+            Refusal::new(format!("is larger than {limit} MiB"), "make it smaller")
+        };
+        if meta.len() > limit as u64 {
+            return Err(large());
         }
-        let mut bytes = Vec::new();
+        let file = File::open(itself(&held)).map_err(Refusal::io)?;
+        let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
+        // It may have grown.
         file.take(limit as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(Refusal::io)?;
         if bytes.len() > limit {
-            return Err(Refusal::new(
-                format!("is larger than {} MiB", limit >> 20),
-                "make it smaller",
-            ));
+            return Err(large());
         }
         Ok(Content {
             bytes,
@@ -112,18 +137,13 @@ impl Root {
 
     /// What lies in a folder, by name; `None` is the folder itself.
     pub fn list(&self, folder: Option<&RelPath>) -> Result<Vec<Entry>, Refusal> {
-        let path = match folder {
-            None => self.path.clone(),
-            Some(folder) => {
-                self.open_at(folder.as_str(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-                self.path.join(folder.as_str())
-            }
-        };
+        let (held, _) = self.hold(folder)?;
         let mut entries = Vec::new();
-        for entry in fs::read_dir(path).map_err(Refusal::io)? {
+        for entry in fs::read_dir(itself(&held)).map_err(Refusal::io)? {
             let entry = entry.map_err(Refusal::io)?;
             let name = entry.file_name();
-            let path: Option<RelPath> = name.to_str().and_then(|name| name.parse().ok());
+            let plain = name.to_str().filter(|name| !name.contains(is_hostile));
+            let path: Option<RelPath> = plain.and_then(|name| name.parse().ok());
             let Some(path) = path else {
                 return Err(Refusal::new(
                     format!("holds a file with an odd name, {name:?}"),
@@ -137,6 +157,54 @@ impl Root {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(entries)
     }
+}
+
+/// A way to the very thing that is held open.
+fn itself(held: &File) -> String {
+    format!("/proc/self/fd/{}", held.as_raw_fd())
+}
+
+/// What was looked at, and how it was found.
+pub(super) type Trace = Vec<(Option<RelPath>, Seen)>;
+
+/// What lies at a path, or why that cannot be said.
+pub(super) type Seen = Result<Stamp, Errno>;
+
+/// Tells a file or folder from what it was: any change of its content changes this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    mode: u32,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Whether it may have been changed again after it was looked at, at `now`, so soon
+    /// that the clock of the file system did not tell the two apart.
+    pub fn is_racy(&self, now: SystemTime) -> bool {
+        /// The coarsest clock of a file system.
+        const TICK: i64 = 2;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let last = self.modified.max(self.changed).0;
+        last + TICK >= i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+fn stamp(file: &File) -> Seen {
+    let meta = file
+        .metadata()
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    Ok(Stamp {
+        device: meta.dev(),
+        inode: meta.ino(),
+        mode: meta.mode(),
+        size: meta.size(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    })
 }
 
 fn kind_of(kind: &fs::FileType) -> EntryKind {

@@ -187,7 +187,22 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Proxy")]
     pub proxy: Option<Proxy>,
+    /// Values that other manifests name as `${variable}` in their texts. `$${` is
+    /// a literal `${`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("propertyNames" = {
+        "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+        "examples": ["stage", "Zone_2"],
+    }))]
+    pub variables: BTreeMap<String, VariableValue>,
 }
+
+/// One line of text that names no other variable.
+#[derive(JsonSchema, Serialize)]
+#[schemars(inline)]
+pub struct VariableValue(
+    #[schemars(regex(pattern = r"^([^$\x00-\x1f\x7f]|\$[^{\x00-\x1f\x7f])*\$?$"))] pub String,
+);
 
 /// The BTRFS file system that holds all repositories.
 #[derive(JsonSchema, Serialize)]
@@ -518,9 +533,11 @@ mod tests {
                         }
                     }
                     if node["additionalProperties"].is_object() {
-                        for key in ["a", "b.c/d"].iter().take(dice.below(3)) {
+                        let names = node["propertyNames"]["examples"].as_array();
+                        let names = names.cloned().unwrap_or(vec![json!("a"), json!("b.c/d")]);
+                        for key in names.iter().take(dice.below(3)) {
                             let value = self.draw(&node["additionalProperties"], dice, all);
-                            out.insert((*key).to_owned(), value);
+                            out.insert(key.as_str().unwrap().to_owned(), value);
                         }
                     }
                     Value::Object(out)
@@ -606,10 +623,7 @@ mod tests {
             folder
         });
         let root = Root::open(FOLDER.path(), FOLDER.path()).unwrap();
-        let source = Arc::new(Source {
-            file: PathBuf::from("a.yaml"),
-            text: value.to_string(),
-        });
+        let source = Source::new(PathBuf::from("a.yaml"), value.to_string());
         let report = Report::default();
         let nodes = parse(&source).unwrap();
         let mut projects = Vec::new();

@@ -25,7 +25,10 @@ mod agent {
     mod whole;
 }
 mod cli;
+mod corpus;
 mod dice;
+mod hostile;
+mod loader;
 mod manifest;
 mod rooms;
 mod schema;

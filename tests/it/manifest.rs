@@ -34,7 +34,7 @@ fn lines(folder: &Folder, dir: &Path) -> String {
             problem.line,
             problem.column,
             problem.message,
-            problem.label
+            problem.cure
         );
     }
     out.replace(&format!("{}/", dir.display()), "")

@@ -1,6 +1,7 @@
 //! The agent over the simulated machine, on a clock that does not wait.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use futures::stream;
 use renet::agent::{Agent, Board, Hint, Policy, Sync};
 use renet::execute::LocalLocks;
 use renet::host::sim::{SimHost, Unreadable};
-use renet::manifest::{Folder, Manifests};
+use renet::manifest::{Folder, Loader, Manifests};
 use renet::model::{ContainerState, Layout, Part, Step};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -57,17 +58,29 @@ impl Lab {
         wanted: Manifests,
         policy: Policy,
     ) -> Self {
-        host.world().pace = Some(pace);
-        host.world().revive();
         let folder = Arc::new(Mutex::new(wanted));
         let read = folder.clone();
         let load = move || Folder {
             source: PathBuf::from("/etc/rediacc/desired"),
             manifests: read.lock().unwrap().clone(),
             problems: Vec::new(),
+            unlisted: 0,
             empty: false,
             files: 1,
         };
+        Self::reading(open, host, folder, load, policy)
+    }
+
+    /// One that reads what it is to do with `load`.
+    fn reading(
+        open: impl Fn(Option<PathBuf>) -> Arc<SimHost> + Send + std::marker::Sync + 'static,
+        host: Arc<SimHost>,
+        folder: Arc<Mutex<Manifests>>,
+        load: impl Fn() -> Folder + Send + std::marker::Sync + 'static,
+        policy: Policy,
+    ) -> Self {
+        host.world().pace = Some(pace);
+        host.world().revive();
         let board = Arc::new(Board::default());
         let agent = Arc::new(Agent::new(
             open,
@@ -148,6 +161,56 @@ fn world(repositories: u8, revision: u8) -> Wanted {
         machine: Some("m1"),
         repositories: (0..repositories).map(|id| (id, repo.clone())).collect(),
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l3_with_one_bad_manifest_among_100_the_others_converge_and_nothing_is_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |id: usize| dir.path().join(format!("r{id}.yaml"));
+    let manifest = |id: usize, size: &str| {
+        format!(
+            "apiVersion: renet/v1\nkind: Repository\nmetadata: {{ name: r{id} }}\n\
+             spec: {{ size: {size}, encryption: none, deletionPolicy: Delete }}\n---\n\
+             apiVersion: renet/v1\nkind: Service\nmetadata: {{ name: p }}\n\
+             spec: {{ repository: r{id}, compose: {{ file: p.json }} }}\n"
+        )
+    };
+    let compose = r#"{"services": {"s": {"image": "i:1"}}}"#;
+    fs::write(dir.path().join("p.json"), compose).unwrap();
+    let machine = "apiVersion: renet/v1\nkind: Machine\nmetadata: { name: m1 }\n\
+                   spec: { datastore: { size: 64G } }\n";
+    fs::write(dir.path().join("machine.yaml"), machine).unwrap();
+    for id in 0..100 {
+        fs::write(path(id), manifest(id, "64M")).unwrap();
+    }
+    fs::write(path(7), manifest(7, "64X")).unwrap();
+    let loader = Mutex::new(Loader::new(dir.path()));
+    let load = move || loader.lock().unwrap().load();
+    let host = Arc::new(SimHost::new());
+    let machine = host.clone();
+    let open = move |_| machine.clone();
+    let lab = Lab::reading(open, host, Arc::default(), load, Policy::default());
+    lab.until_well(99).await;
+    let problems = lab.board.status().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].contains("r7.yaml:4:15: `64X` is not a size"),
+        "{problems:?}"
+    );
+
+    // Its repository could be what the bad one became.
+    fs::remove_file(path(8)).unwrap();
+    lab.hint(Hint::All).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(lab.running(), 99);
+
+    // Once all is readable, what is gone goes, and what was bad comes.
+    fs::write(path(7), manifest(7, "64M")).unwrap();
+    lab.hint(Hint::All).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(lab.running(), 99);
+    assert!(lab.board.status().problems.is_empty());
+    assert_eq!(lab.stop().await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

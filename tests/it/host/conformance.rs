@@ -145,6 +145,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
             backing_file: None,
         }),
         proxy: Proxy { http: port },
+        variables: BTreeMap::new(),
     };
     Manifests {
         machine: Some(machine),

@@ -103,6 +103,7 @@ impl Folder {
                 backing_file: None,
             }),
             proxy: Proxy { http: 8088 },
+            variables: BTreeMap::new(),
         });
         let mut manifests = Manifests {
             machine,
