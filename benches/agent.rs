@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -86,12 +86,13 @@ async fn main() {
 
     let host = Arc::new(SimHost::new());
     let board = Arc::new(Board::default());
-    let path = folder.path().to_owned();
+    let loader = Mutex::new(manifest::Loader::new(folder.path()));
+    let machine = host.clone();
     let agent = Arc::new(Agent::new(
-        host.clone(),
+        move |_| machine.clone(),
         LocalLocks::default(),
         Layout::new("/").unwrap(),
-        move || manifest::load(&path),
+        move || loader.lock().unwrap().load(),
         Policy::default(),
         board.clone(),
     ));

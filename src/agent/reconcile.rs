@@ -1,14 +1,17 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::controller::{self, Handle, Next};
+use super::history::{EVERYTHING, Pass};
 use super::status::Board;
 use crate::execute::{self, Ledger, Locking, Options, Reconciler, Report, Rest, Shared};
 use crate::host::{Cx, Host};
@@ -79,7 +82,7 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// The long-running reconciler of one machine and one folder.
 pub struct Agent<H, L> {
-    host: H,
+    open: Box<dyn Fn(Option<PathBuf>) -> H + Send + std::marker::Sync>,
     locks: L,
     layout: Layout,
     load: Box<dyn Fn() -> Folder + Send + std::marker::Sync>,
@@ -88,12 +91,11 @@ pub struct Agent<H, L> {
     shared: Shared,
     handle: Handle<Key>,
     board: Arc<Board>,
-    state: Mutex<State>,
+    state: Mutex<State<H>>,
 }
 
-#[derive(Default)]
-struct State {
-    revision: Option<Arc<Revision>>,
+struct State<H> {
+    revision: Option<Arc<Revision<H>>>,
     /// What was declared of each repository when it was last looked at.
     declared: BTreeMap<Guid, Digest>,
     networks: BTreeMap<NetworkId, Guid>,
@@ -104,18 +106,36 @@ struct State {
     retires: BTreeSet<Object>,
 }
 
+impl<H> Default for State<H> {
+    fn default() -> Self {
+        Self {
+            revision: None,
+            declared: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            names: BTreeMap::new(),
+            failing: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            retires: BTreeSet::new(),
+        }
+    }
+}
+
 /// What the folder says, as it was read at one time.
-struct Revision {
+struct Revision<H> {
     source: Source,
+    /// The machine, with the datastore where this revision has it.
+    host: H,
     id: String,
     /// Of each repository.
     parts: BTreeMap<Name, Digest>,
 }
 
 impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
-    /// An agent that reads the folder with `load`. What it does stands on `board`.
+    /// An agent that reads the folder with `load`, and takes the machine from
+    /// `open`, which is given the datastore's backing file where a manifest names
+    /// one. What it does stands on `board`.
     pub fn new(
-        host: H,
+        open: impl Fn(Option<PathBuf>) -> H + Send + std::marker::Sync + 'static,
         locks: L,
         layout: Layout,
         load: impl Fn() -> Folder + Send + std::marker::Sync + 'static,
@@ -124,7 +144,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     ) -> Self {
         Self {
             ids: Ids::random(&layout),
-            host,
+            open: Box::new(open),
             locks,
             layout,
             load: Box::new(load),
@@ -139,11 +159,6 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     /// How many keys are due, now or later: at most one a repository, and two.
     pub fn depth(&self) -> usize {
         self.handle.depth()
-    }
-
-    /// The machine.
-    pub fn host(&self) -> &H {
-        &self.host
     }
 
     /// Runs until cancelled; then ends at the next safe point.
@@ -184,16 +199,21 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn work(&self, key: Key, token: CancellationToken) -> Next {
-        match key {
-            Key::Survey => self.survey(token).await,
-            Key::Repository(guid) => self.repository(guid, token).await,
-            Key::Routes => self.routes(token).await,
-        }
+        let worked = match key {
+            Key::Repository(guid) => return self.repository(guid, token).await,
+            Key::Survey => AssertUnwindSafe(self.survey(token)).catch_unwind().await,
+            Key::Routes => AssertUnwindSafe(self.routes(token)).catch_unwind().await,
+        };
+        // All repositories hang on these two: they back off, and are never set aside.
+        worked.unwrap_or_else(|panic| {
+            self.crashed(&key, &controller::message(panic), 1);
+            Next::Failed
+        })
     }
 
     fn heard(&self, hint: Hint) {
@@ -217,7 +237,13 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             Key::Routes => "proxy".to_owned(),
             Key::Repository(guid) => {
                 self.shared.rests(*guid);
-                format!("repository/{guid}")
+                let state = self.state();
+                let mut names = state.names.iter();
+                let name = names.find(|(_, of)| *of == guid);
+                name.map_or_else(
+                    || format!("repository/{guid}"),
+                    |(name, _)| format!("repository/{name}"),
+                )
             }
         };
         let aside = match count {
@@ -233,10 +259,6 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             error: message,
         };
         self.found(&object, Some(&why));
-        // One that is set aside must not keep the others from being surveyed.
-        if *key == Key::Survey {
-            self.handle.revise(Key::Survey);
-        }
     }
 
     fn found(&self, object: &str, why: Option<&Blocked>) {
@@ -244,7 +266,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         self.board.found(Timestamp::now(), object, why, &id);
     }
 
-    fn revision(&self) -> Option<Arc<Revision>> {
+    fn revision(&self) -> Option<Arc<Revision<H>>> {
         self.state().revision.clone()
     }
 
@@ -261,14 +283,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     fn reconciler<'a>(
         &'a self,
-        source: &'a Source,
+        revision: &'a Revision<H>,
         options: &'a Options,
         ledger: &'a Ledger,
     ) -> Reconciler<'a, H, L> {
         Reconciler {
-            host: &self.host,
+            host: &revision.host,
             locks: &self.locks,
-            source,
+            source: &revision.source,
             ids: &self.ids,
             options,
             progress: &*self.board,
@@ -278,7 +300,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     }
 
     /// Reads the folder. What cannot be read at all leaves the last revision in force.
-    fn read(&self) -> Option<Arc<Revision>> {
+    fn read(&self) -> Option<Arc<Revision<H>>> {
         let folder = (self.load)();
         let problems: Vec<String> = folder.problems.iter().map(ToString::to_string).collect();
         let nothing = folder.is_nothing() && !folder.empty;
@@ -302,6 +324,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
                 Some(is) if is.id == id => is.parts.clone(),
                 _ => folder.manifests.digests(),
             };
+            let host = (self.open)(folder.manifests.backing_file());
             let source = Source {
                 owner: Owner {
                     source: folder.source.display().to_string(),
@@ -314,7 +337,12 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
                 },
                 acts: BTreeMap::new(),
             };
-            state.revision = Some(Arc::new(Revision { source, id, parts }));
+            state.revision = Some(Arc::new(Revision {
+                source,
+                host,
+                id,
+                parts,
+            }));
         }
         let revision = state.revision.clone();
         drop(state);
@@ -332,7 +360,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             return Next::After(self.policy.interval);
         };
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision.source, &options, &ledger);
+        let reconciler = self.reconciler(&revision, &options, &ledger);
         reconciler.base().await;
         let wave = reconciler.survey(None).await;
         let plan = &wave.plan;
@@ -376,7 +404,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     /// Remembers what is wanted of each repository, and says who has work: at
     /// once where that has changed, else when its back-off is over.
-    fn know(&self, revision: &Revision, wave: &execute::Wave, working: &BTreeSet<Guid>) {
+    fn know(&self, revision: &Revision<H>, wave: &execute::Wave, working: &BTreeSet<Guid>) {
         let desired = &wave.desired;
         let mut state = self.state();
         let all = wave.actual.repositories.known().into_iter().flatten();
@@ -413,20 +441,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     /// The rows of all objects that nobody works on.
     fn tell(&self, wave: &execute::Wave, id: &str, next: Duration) {
-        let (desired, plan) = (&wave.desired, &wave.plan);
-        let mut objects: BTreeSet<Object> = desired.objects().collect();
-        objects.extend(plan.blocked.keys().cloned());
         let now = Timestamp::now();
-        let mut working: BTreeSet<Object> = plan.steps.iter().map(|step| step.object()).collect();
-        working.extend(plan.more.iter().cloned());
-        for object in &objects {
-            let why = plan.blocked.get(object);
-            if why.is_some() || !working.contains(object) {
-                self.board.found(now, &desired.label(object), why, id);
-            }
+        self.board.tell(now, wave, id);
+        if wave.plan.steps.is_empty() {
+            let blocked = wave.plan.blocked.iter();
+            let blocked = blocked.map(|(object, why)| (wave.desired.label(object), why));
+            self.board
+                .passed(Pass::ended("agent", EVERYTHING, id, 0, blocked));
         }
-        let labels: BTreeSet<String> = objects.iter().map(|one| desired.label(one)).collect();
-        self.board.keep(|object| labels.contains(object));
         self.board.update(|status| {
             status.last_pass = Some(now);
             status.next_pass = now.checked_add(next).ok();
@@ -439,7 +461,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         let retires = self.state().retires.clone();
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision.source, &options, &ledger);
+        let reconciler = self.reconciler(&revision, &options, &ledger);
         let rest = reconciler.repository(guid, &retires).await;
         self.handle.touch(Key::Routes);
         if rest.interrupted {
@@ -449,6 +471,12 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             return Next::After(BUSY);
         }
         self.found_all(&rest, &revision.id);
+        let scope = rest.found.first();
+        let scope = scope.map_or_else(
+            || format!("repository/{guid}"),
+            |(object, _)| object.clone(),
+        );
+        self.passed(&scope, &rest, &ledger, &revision.id);
         let mut state = self.state();
         if rest.failed() {
             state.failing.insert(guid);
@@ -464,9 +492,12 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         let retires = self.state().retires.clone();
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision.source, &options, &ledger);
+        let reconciler = self.reconciler(&revision, &options, &ledger);
         let rest = reconciler.routes(&retires).await;
         self.found_all(&rest, &revision.id);
+        if ledger.is_open() && (ledger.changed() > 0 || rest.failed()) {
+            self.passed("routes", &rest, &ledger, &revision.id);
+        }
         match (ledger.is_open(), rest.failed()) {
             (false, _) => Next::After(BUSY),
             (true, true) => Next::Failed,
@@ -481,6 +512,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
     }
 
+    /// Notes what a run over some of it came to.
+    fn passed(&self, scope: &str, rest: &Rest, ledger: &Ledger, id: &str) {
+        let blocked = rest.found.iter();
+        let blocked = blocked.filter_map(|(object, why)| Some((object.clone(), why.as_ref()?)));
+        let pass = Pass::ended("agent", scope, id, ledger.changed(), blocked);
+        self.board.passed(pass);
+    }
+
     /// One pass over everything, asked for by somebody who waits.
     async fn answer(&self, request: Request, cancel: CancellationToken) {
         let Some(revision) = self.read() else { return };
@@ -489,6 +528,8 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         if let (Prune::Retire(digest), Some(said)) = (&mut source.asked.prune, &request.confirm) {
             *digest = Some(Digest::typed(said));
         }
+        let scope = request.only.as_ref();
+        let scope = scope.map(|name| format!("repository/{name}"));
         let options = Options {
             only: request
                 .only
@@ -496,7 +537,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             ..self.options(cancel)
         };
         let report = execute::run(
-            &self.host,
+            &revision.host,
             &self.locks,
             &source,
             &self.ids,
@@ -504,6 +545,9 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             &*self.board,
         )
         .await;
+        let mut pass = Pass::of(&report, "reconcile", &revision.id);
+        pass.scope = scope.unwrap_or(pass.scope);
+        self.board.passed(pass);
         self.state().failing.clear();
         self.handle.touch(Key::Survey);
         // Who asked may have gone.

@@ -4,25 +4,35 @@
 mod agent;
 mod apply;
 mod diff;
+mod doctor;
 mod events;
+mod explain;
 mod get;
+mod history;
 mod interrupt;
 mod output;
 mod progress;
 mod reconcile;
-mod render;
+pub mod render;
 mod repository;
+mod saved;
+mod schema;
 mod session;
+mod status;
 mod supervise;
 mod suspend;
+mod trial;
 mod uninstall;
 mod validate;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::model::Layout;
+use crate::model::{Layout, Named, NotNamed};
+
+pub use schema::schemas;
 
 /// One Linux server becomes what a folder of manifests says it is, and stays so
 #[derive(Debug, Parser)]
@@ -44,14 +54,19 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Validate(validate::Args),
+    Schema(schema::Args),
+    Explain(explain::Args),
     Diff(diff::Args),
     Apply(apply::Args),
     Get(get::Args),
+    Status(status::Args),
+    History(history::Args),
     #[command(subcommand)]
     Repository(repository::Command),
     Agent(agent::Args),
     Reconcile(reconcile::Args),
     Events(events::Args),
+    Doctor(doctor::Args),
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
     Uninstall(uninstall::Args),
@@ -92,13 +107,18 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     let layout = Layout::new(&cli.root).map_err(|error| Failure::usage(error.to_string()))?;
     match cli.command {
         Command::Validate(args) => validate::run(&args, &layout.desired()),
+        Command::Schema(args) => schema::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args, layout).await,
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,
+        Command::Status(args) => status::run(&args, layout).await,
+        Command::History(args) => history::run(&args, &layout),
         Command::Repository(command) => repository::run(&command, layout).await,
         Command::Agent(args) => agent::run(&args, layout).await,
         Command::Reconcile(args) => reconcile::run(&args, layout).await,
         Command::Events(args) => events::run(&args, &layout),
+        Command::Doctor(args) => doctor::run(&args, layout).await,
         Command::Suspend(args) => suspend::suspend(&args, layout).await,
         Command::Resume(args) => suspend::resume(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,
@@ -109,6 +129,19 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// Reads an object's name.
+fn named(text: &str) -> Result<Named, Failure> {
+    text.parse()
+        .map_err(|error: NotNamed| Failure::usage(error.to_string()))
+}
+
+/// Reads a time: `90s`, `5m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a time like `90s`, `5m` or `1h30m`".to_owned();
+    let time: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(time).map_err(|_| wrong())
 }
 
 /// Ends at once where the command needs root and is not.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-use super::render;
+use super::{output, render};
 use crate::execute::{Performed, Progress};
 use crate::model::{Desired, Step};
 
@@ -10,11 +10,21 @@ use crate::model::{Desired, Step};
 /// what goes on.
 #[derive(Debug, Default)]
 pub struct Lines {
+    /// Standard output is for the result alone.
+    quiet: bool,
     /// What goes on, by what is shown of it.
     running: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Lines {
+    /// Lines on standard output, or where that is not theirs on standard error.
+    pub fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            ..Self::default()
+        }
+    }
+
     fn draw(&self, change: impl FnOnce(&mut BTreeMap<String, usize>), line: Option<&str>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut running);
@@ -23,13 +33,16 @@ impl Lines {
         if terminal {
             let _ = write!(out, "\r\x1b[K");
         }
-        if let Some(line) = line {
-            anstream::println!("{line}");
+        match line {
+            Some(line) if self.quiet => anstream::eprintln!("{}", output::readable(line)),
+            Some(line) => output::say(&format!("{line}\n")),
+            None => {}
         }
         if terminal && !running.is_empty() {
+            let room = output::width().min(render::WIDTH) - 6;
             let names: Vec<&str> = running.keys().map(String::as_str).collect();
-            let line: String = names.join(", ").chars().take(render::WIDTH - 4).collect();
-            let _ = write!(out, "  … {line}");
+            let line: String = names.join(", ").chars().take(room).collect();
+            let _ = write!(out, "  {} {line}", output::readable("…"));
             let _ = out.flush();
         }
     }

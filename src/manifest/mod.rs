@@ -18,6 +18,7 @@ mod load;
 mod problem;
 mod render;
 mod root;
+pub mod schema;
 mod tree;
 mod variables;
 

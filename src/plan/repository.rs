@@ -27,6 +27,9 @@ impl Script<'_> {
         }
         for project in spec.projects.values() {
             let service = Object::Service(spec.guid, project.name.clone());
+            if !self.is_meant(&service) {
+                continue;
+            }
             if let Some(why) = self.plan.blocked.get(&object) {
                 let on = format!("repository {}", spec.name);
                 let why = match why.is_quiet() {

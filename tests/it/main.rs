@@ -3,6 +3,7 @@
 /// What touches a real machine: as root, one after the other.
 mod host {
     mod agent;
+    mod aside;
     mod conformance;
     mod crash;
     mod full;
@@ -23,10 +24,13 @@ mod agent {
     mod week;
     mod whole;
 }
+mod cli;
 mod corpus;
 mod dice;
 mod hostile;
 mod loader;
 mod manifest;
 mod rooms;
+mod schema;
 mod sim;
+mod speak;

@@ -277,7 +277,7 @@ async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service
 }
 
 /// Removes the private folders of processes that were killed.
-fn sweep(layout: &Layout) {
+pub(super) fn sweep(layout: &Layout) {
     let entries = std::fs::read_dir(layout.resolve()).into_iter().flatten();
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -323,7 +323,6 @@ struct Private(PathBuf);
 impl Private {
     fn make(layout: &Layout) -> Result<Self, StepError> {
         make_private(&layout.resolve())?;
-        sweep(layout);
         let own = format!("c-{}-{}", std::process::id(), uuid::Uuid::new_v4());
         let folder = layout.resolve().join(own);
         make_private(&folder)?;

@@ -6,6 +6,7 @@ mod btrfs;
 mod compose;
 mod containers;
 pub(crate) mod dockerd;
+pub mod doctor;
 pub mod events;
 mod ext4;
 pub mod files;
@@ -24,6 +25,8 @@ mod uninstall;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use uuid::Uuid;
 
 pub use uninstall::uninstall;
 
@@ -70,7 +73,12 @@ impl LinuxHost {
 impl Host for LinuxHost {
     async fn observe(&self, scope: Scope) -> Actual {
         let host = self.clone();
-        let looked = blocking(move || (datastore(&host), listeners::networks()));
+        let looked = blocking(move || {
+            if scope == Scope::All {
+                clear_rubbish(&host.layout);
+            }
+            (datastore(&host), listeners::networks())
+        });
         let layout = &self.layout;
         let (looked, proxy) = tokio::join!(looked, traefik::observe(layout));
         let (datastore, mut foreign_networks) = match looked {
@@ -289,7 +297,9 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             }
         }
         Step::LayOut => actual.datastore.layout = records::laid_out(layout),
-        Step::NoteDatastore(_) => actual.datastore.note = records::note(layout),
+        Step::NoteDatastore(_) => {
+            actual.datastore.note = note(host, &btrfs::identity(&host.backing_file));
+        }
         Step::ClaimMachine { .. } => actual.machine = records::machine(layout),
         Step::Record(guid, _) => {
             let repo = Repository {
@@ -380,6 +390,14 @@ fn behind(datastore: &Datastore) -> Part<()> {
     }
 }
 
+/// Clears what a killed renet left where nobody may have to write again: what
+/// compose was about to resolve may be secret.
+fn clear_rubbish(layout: &Layout) {
+    compose::sweep(layout);
+    // Of a machine without an agent.
+    let _ = files::sweep(&layout.agent());
+}
+
 fn unseen(why: &str) -> Datastore {
     let mut datastore = Datastore::default();
     datastore.storage.file = Part::Unknown(why.to_owned());
@@ -390,10 +408,11 @@ fn unseen(why: &str) -> Datastore {
 fn datastore(host: &LinuxHost) -> Datastore {
     let layout = &host.layout;
     let storage = storage::observe(&host.place(Volume::Datastore));
+    let identity = btrfs::identity(&host.backing_file);
     let mut seen = Datastore {
         storage,
-        identity: btrfs::identity(&host.backing_file),
-        note: records::note(layout),
+        note: note(host, &identity),
+        identity,
         ..Datastore::default()
     };
     (seen.layout, seen.free) = match behind(&seen) {
@@ -406,6 +425,17 @@ fn datastore(host: &LinuxHost) -> Datastore {
         Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
     };
     seen
+}
+
+/// Which datastore belongs to this machine. One that was moved is to be noted anew,
+/// where it is now: commands read no manifest.
+fn note(host: &LinuxHost, identity: &Part<Uuid>) -> Part<Uuid> {
+    let layout = &host.layout;
+    let place = records::backing_file(layout).unwrap_or_else(|| layout.backing_file());
+    match records::note(layout) {
+        note if note == *identity && place != host.backing_file => Part::Absent,
+        note => note,
+    }
 }
 
 /// What helps a datastore on which a write failed.

@@ -1,14 +1,13 @@
-//! The agent on a real machine: what is saved is applied, what drifts is mended,
-//! and whenever it is killed the next one goes on from there.
+//! The agent on a real machine: what is saved is applied, what drifts is mended.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::lab::{Lab, body, kill, page, signal};
-use crate::dice::{Dice, long};
 
 /// An agent that is ended whatever happens.
 struct Running(Child);
@@ -124,6 +123,15 @@ fn the_agent_applies_what_is_saved_and_mends_what_drifts() {
     lab.says(0, &["events"], "publish routes");
     lab.says(0, &["reconcile"], "The agent performed 0 steps. In sync.");
     lab.says(5, &["agent"], "another agent runs");
+    lab.says(0, &["status"], &format!("agent runs (pid {})", agent.pid()));
+    // What it and others did is remembered side by side, each result once.
+    lab.says(0, &["apply"], "In sync");
+    lab.says(0, &["apply"], "In sync");
+    within(SOON, "the history", || {
+        let passes = lab.history();
+        let twice = |pass: &serde_json::Value| pass["by"] == "apply" && pass["count"] == 2;
+        passes.iter().any(twice) && passes.iter().any(|pass| pass["by"] == "agent")
+    });
 
     // Told to be left alone it is, until it is told otherwise (L18).
     lab.expect(0, &["repository", "down", "hello"]);
@@ -139,7 +147,11 @@ fn the_agent_applies_what_is_saved_and_mends_what_drifts() {
     assert_eq!(agent.ended(Duration::from_secs(10)), Some(143));
     lab.says(0, &["get"], "no agent runs");
     lab.says(0, &["events", "-n", "3"], "Ended");
+    // The agent's files may be deleted at any time.
+    fs::remove_dir_all(lab.root.join("var/lib/rediacc/agent")).unwrap();
     lab.says(0, &["apply"], "In sync");
+    lab.says(0, &["get"], "no agent runs; revision");
+    assert_eq!(lab.history()[0]["result"], "Synced");
     lab.uninstall();
 }
 
@@ -163,28 +175,42 @@ fn l21_of_a_hundred_quick_edits_the_last_is_what_the_agent_runs() {
 }
 
 #[test]
-fn l27_an_agent_killed_at_any_instant_leaves_what_one_apply_finishes() {
-    let Some(lab) = Lab::shop("killed") else {
+fn the_datastore_is_where_the_folder_says_now_and_a_new_place_makes_no_new_one() {
+    let Some(lab) = Lab::shop("where") else {
         return;
     };
-    let times = if long() { 50 } else { 8 };
-    let mut dice = Dice::new();
+    let machine = fs::read_to_string(lab.desired().join("machine.yaml")).unwrap();
+    let at = |file: &Path| {
+        let named = format!("size: 1G, backingFile: {} }}", file.display());
+        lab.write("machine.yaml", &machine.replace("size: 1G }", &named));
+    };
+    let told = |reason: &str| {
+        let events = lab.renet(&["events"]).stdout;
+        String::from_utf8_lossy(&events).contains(reason)
+    };
+    // At its start the agent finds no word about a place.
+    lab.remove("machine.yaml");
+    let agent = Running::start(&lab, "1h");
+    within(SOON, "no datastore", || told("NoDatastore"));
+    let (one, other) = (lab.root.join("one.img"), lab.root.join("other.img"));
+    at(&one);
+    within(Duration::from_secs(60), "a cold start", || in_sync(&lab));
+    assert!(one.exists() && !lab.root.join("mnt/rediacc.img").exists());
+    at(&other);
+    within(SOON, "the other place", || told("DatastoreMissing"));
+    assert!(!other.exists());
+    at(&one);
+    within(SOON, "the first place", || in_sync(&lab));
+    assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
+    agent.kill();
+    // Moved by hand it is found there, by commands too.
+    lab.uninstall();
+    fs::rename(&one, &other).unwrap();
+    at(&other);
     lab.expect(0, &["apply"]);
-    let guid = lab.guid("shop");
-    let data = lab.put(&guid, "web/data/blob", dice.below(u64::MAX));
-    for round in 0..times {
-        let agent = Running::start(&lab, "1h");
-        lab.serve("shop", "web", &format!("round-{round}"));
-        if round % 2 == 1 {
-            lab.docker_of(&lab.network_of("shop"), &["rm", "-f", "api-api-1"]);
-        }
-        std::thread::sleep(Duration::from_millis(dice.below(3000)));
-        agent.kill();
-        lab.expect(0, &["apply"]);
-        lab.expect(0, &["diff"]);
-        assert_eq!(page("web"), format!("round-{round}"));
-        assert_eq!(fs::read(lab.inside(&guid, "web/data/blob")).unwrap(), data);
-        lab.nothing_leaked(2);
-    }
+    lab.expect(0, &["diff"]);
+    lab.says(0, &["repository", "down", "shop"], "shop");
+    lab.expect(0, &["repository", "up", "shop"]);
+    assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
     lab.uninstall();
 }

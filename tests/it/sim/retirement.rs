@@ -439,6 +439,26 @@ fn l61_a_suspension_ends_by_itself_at_its_time() {
 }
 
 #[test]
+fn l18_a_repositorys_ended_suspension_starts_no_suspended_project() {
+    let lab = Lab::at_rest(&folder(1));
+    let guid = lab.guid("r0");
+    let short = Suspension {
+        until: Some(lab.now() + jiff::SignedDuration::from_hours(1)),
+        ..lab.suspension()
+    };
+    lab.act(guid, Act::Suspend(short)).unwrap();
+    let act = Act::SuspendProject(name("p0"), lab.suspension());
+    lab.act(guid, act).unwrap();
+    lab.host.world().containers().for_each(|container| {
+        container.state = renet::model::ContainerState::Exited(137);
+    });
+    lab.later(2);
+    let report = lab.run(&folder(1)).unwrap();
+    assert_eq!(reason(&report, &service(guid, "p0")), "Suspended");
+    assert!(!done(&report).contains(&"Up"), "{:?}", done(&report));
+}
+
+#[test]
 fn l15_to_retire_more_than_half_needs_the_hash_of_that_very_plan() {
     let lab = Lab::at_rest(&folder(4));
     let wanted = folder(1);
