@@ -446,7 +446,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fs;
     use std::path::PathBuf;
-    use std::sync::{Arc, LazyLock};
+    use std::sync::LazyLock;
 
     use jsonschema::Validator;
     use proptest::prelude::*;
