@@ -9,7 +9,6 @@ use super::interrupt::Interrupt;
 use super::progress::Lines;
 use super::{Failure, need_root, render};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
-use crate::host::Cx;
 use crate::host::linux::LinuxHost;
 use crate::manifest;
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Object, Owner, Prune};
@@ -111,10 +110,6 @@ impl Session {
         let interrupt = Interrupt::listen();
         let options = Options {
             shown: shown.map(|shown| Shown::of(&shown.plan)),
-            cx: Cx {
-                wait: how.wait,
-                ..Cx::default()
-            },
             cancel: interrupt.token(),
             only: how.only,
         };
@@ -187,7 +182,6 @@ impl Session {
 #[derive(Clone, Debug)]
 pub struct How {
     pub lock_wait: Duration,
-    pub wait: Duration,
     pub only: Option<Guid>,
 }
 
@@ -195,7 +189,6 @@ impl Default for How {
     fn default() -> Self {
         Self {
             lock_wait: Duration::from_secs(30),
-            wait: Cx::default().wait,
             only: None,
         }
     }

@@ -51,24 +51,13 @@ impl Scope {
 }
 
 /// What a step is given besides itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Cx {
-    /// How long a `Wait` may take.
-    pub wait: Duration,
+    /// How long a `Wait` went on before: that counts against its limit.
+    pub waited: Duration,
     /// Descriptors of locks, which short programs inherit: so that none of them
     /// outlives its lock.
     pub locks: Vec<Arc<File>>,
-}
-
-impl Default for Cx {
-    fn default() -> Self {
-        Self {
-            // Docker's own default: three health checks, 30 s apart, fit nowhere;
-            // a minute is what `docker compose up --wait` users expect.
-            wait: Duration::from_secs(60),
-            locks: Vec::new(),
-        }
-    }
 }
 
 /// What performing a step did.

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::decode::{Document, Found};
 use super::fields::{listed, near};
 use super::problem::{Place, Report};
+use super::service;
 use crate::model::Name;
 
 /// Compares the documents with each other and takes out those that cannot stand.
@@ -13,6 +14,7 @@ pub(super) fn check(all: &mut [Found], complete: bool, report: &Report) {
     once(all, &mut bad, report);
     clashes(all, &mut bad, report);
     shared_services(all, &mut bad, report);
+    service::check(all, complete, &mut bad, report);
     if complete {
         dangling(all, &mut bad, report);
     }

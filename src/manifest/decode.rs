@@ -6,6 +6,7 @@ use super::compose;
 use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source};
 use super::root::Root;
+use super::service::service;
 use super::tree::{Kind, Node, duplicates};
 use super::{Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service};
 use crate::model::{DeletionPolicy, HostName, Name, NetworkId, RelPath, RunState, Size};
@@ -26,6 +27,8 @@ pub(super) struct Found {
     pub places: BTreeMap<&'static str, Place>,
     /// The compose services that a Service defines.
     pub services: Vec<(String, Place)>,
+    /// The Services that a Service depends on.
+    pub depends_on: Vec<(Name, Place)>,
     /// Missing where something is wrong with it.
     pub document: Option<Document>,
 }
@@ -145,6 +148,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         repository: None,
         places: BTreeMap::new(),
         services: Vec::new(),
+        depends_on: Vec::new(),
         document: None,
     };
     let cure = match kind {
@@ -280,48 +284,6 @@ fn moved(node: &Node) -> Result<MovedFrom, String> {
         Some("none") => Ok(MovedFrom::Nothing),
         _ => text(node).map(MovedFrom::Name),
     }
-}
-
-fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {
-    found.repository = spec.required("repository", "`repository:`, its name", text::<Name>);
-    found.places.insert("repository", spec.place("repository"));
-    if found
-        .name
-        .as_ref()
-        .is_some_and(|name| name.as_str() == "root")
-    {
-        context.report.at(
-            &found.at,
-            "a Service cannot be called `root`",
-            "choose another name: `root` is the project in the repository's own folder",
-        );
-    }
-    let cure = "`compose: { file: … }`";
-    let file = spec.required_map("compose", cure).and_then(|compose| {
-        let cure = "`file:`, the compose file's path";
-        let file = compose.required("file", cure, text::<RelPath>);
-        let place = compose.place("file");
-        compose.finish();
-        Some((file?, place))
-    });
-    let (file, place) = file?;
-    let path = context
-        .dir
-        .map_or_else(|| file.clone(), |dir| file.beneath(dir));
-    let (project, reach) = compose::gather(context.root, &path, &place, context.report);
-    context.projects.push(reach);
-    found.services = project.services;
-    Some(Service {
-        repository: found.repository.clone()?,
-        name: found.name.clone()?,
-        files: Arc::new(project.files),
-        compose_file: project.compose_file,
-        services: found
-            .services
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect(),
-    })
 }
 
 fn route(spec: &Fields, found: &mut Found) -> Option<Route> {

@@ -40,7 +40,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A field's key and value.
-    fn entry(&self, name: &'static str) -> Option<&'a (Node, Node)> {
+    pub fn entry(&self, name: &'static str) -> Option<&'a (Node, Node)> {
         self.asked.borrow_mut().push(name);
         self.entries
             .iter()
@@ -58,6 +58,16 @@ impl<'a> Fields<'a> {
     /// The mapping in a field.
     pub fn map(&self, name: &'static str) -> Option<Fields<'a>> {
         let (key, value) = self.entry(name)?;
+        self.inner(name, key, value)
+    }
+
+    /// The entries of a mapping in a field, whose keys are not ours.
+    pub fn each(&self, name: &'static str) -> &'a [(Node, Node)] {
+        self.map(name).map_or(&[], |map| map.entries)
+    }
+
+    /// The mapping at an entry of a mapping.
+    pub fn inner(&self, name: &str, key: &Node, value: &'a Node) -> Option<Fields<'a>> {
         let place = key.place(self.source);
         match value.kind {
             Kind::Map(_) => Some(Self::new(value, place, self.source, self.report)),
@@ -117,7 +127,17 @@ impl<'a> Fields<'a> {
         read: impl Fn(&Node) -> Result<T, String>,
     ) -> Option<T> {
         let (key, value) = self.entry(name)?;
-        let place = if value.span.is_empty() { key } else { value }.place(self.source);
+        let at = if value.span.is_empty() { key } else { value };
+        self.read(name, at, value, read)
+    }
+
+    fn read<T>(
+        &self,
+        name: &str,
+        at: &Node,
+        value: &Node,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Option<T> {
         match read(value) {
             Ok(value) => Some(value),
             Err(error) => {
@@ -127,10 +147,34 @@ impl<'a> Fields<'a> {
                     None if value.is_null() => (format!("`{name}` is empty"), &*error),
                     None => (format!("bad `{name}`"), &*error),
                 };
-                self.report.at(&place, message, cure);
+                self.report.at(&at.place(self.source), message, cure);
                 None
             }
         }
+    }
+
+    /// A field that may be there and holds a list; each item with its place.
+    pub fn list<T>(
+        &self,
+        name: &'static str,
+        cure: &str,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Vec<(T, Place)> {
+        let Some((key, value)) = self.entry(name) else {
+            return Vec::new();
+        };
+        let Kind::List(items) = &value.kind else {
+            let at = if value.is_null() { key } else { value };
+            let message = format!("`{name}` must be a list, not {}", value.what());
+            let cure = format!("write a list, like {cure}");
+            self.report.at(&at.place(self.source), message, cure);
+            return Vec::new();
+        };
+        let read = items.iter().map(|item| {
+            let at = if item.span.is_empty() { key } else { item };
+            Some((self.read(name, at, item, &read)?, item.place(self.source)))
+        });
+        read.flatten().collect()
     }
 
     /// Checks a field that holds texts by name.

@@ -7,6 +7,7 @@
 //! no diffing code: an empty plan is what converged means.
 
 mod datastore;
+mod order;
 mod repository;
 mod retire;
 mod routes;

@@ -10,6 +10,7 @@ mod host {
     mod lost;
     mod quickstart;
     mod retire;
+    mod service;
     mod storage;
     mod story;
     mod stuck;
@@ -26,4 +27,5 @@ mod agent {
 mod dice;
 mod manifest;
 mod rooms;
+mod service;
 mod sim;

@@ -174,7 +174,7 @@ impl LinuxHost {
                 guid,
                 network,
                 project,
-            } => compose::wait(layout, *guid, *network, project, cx.wait).await,
+            } => compose::wait(layout, *guid, *network, project, cx.waited).await,
             Step::Down {
                 guid,
                 network,
