@@ -87,8 +87,9 @@ async fn main() {
     let host = Arc::new(SimHost::new());
     let board = Arc::new(Board::default());
     let path = folder.path().to_owned();
+    let machine = host.clone();
     let agent = Arc::new(Agent::new(
-        host.clone(),
+        move |_| machine.clone(),
         LocalLocks::default(),
         Layout::new("/").unwrap(),
         move || manifest::load(&path),

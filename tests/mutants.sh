@@ -7,7 +7,6 @@ command -v cargo >/dev/null || PATH=$PATH:${HOME:-/root}/.cargo/bin
 
 tree=target/mutants/tree
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/mutants
-mkdir -p "$tree"
 
 # Of the twelve that the trial of the core left (planner.md, section 6) these are
 # not here, as what they break does not exist yet: no thaw; snapshot dropped while
@@ -67,11 +66,25 @@ wanted() {
   return 1
 }
 
+fresh() {
+  rm -rf -- "$tree"
+  mkdir -p "$tree"
+  cp -r src tests benches Cargo.toml Cargo.lock .config "$tree/"
+}
+built() { (cd "$tree" && cargo test --locked --test it --no-run) >"$CARGO_TARGET_DIR/log" 2>&1; }
+passes() {
+  (cd "$tree" && RUST_BACKTRACE=0 cargo nextest run --locked --test it -E 'test(/^sim::/)') >"$CARGO_TARGET_DIR/log" 2>&1
+}
+
+# Where the tests fail anyway, that they fail says nothing.
+fresh
+built && passes || { tail -n 20 "$CARGO_TARGET_DIR/log" >&2; echo "mutants: the tests fail without any" >&2; exit 1; }
+
 survived=() tried=0
 # What comes after the second bar is the sed script, bars and all.
 while IFS='|' read -r name file change; do
   wanted "$name" "$@" || continue
-  cp -r src tests Cargo.toml Cargo.lock .config "$tree/"
+  fresh
   before=$(sha256sum <"$tree/$file")
   sed -i "$change" "$tree/$file"
   if [ "$before" = "$(sha256sum <"$tree/$file")" ]; then
@@ -80,16 +93,15 @@ while IFS='|' read -r name file change; do
     continue
   fi
   tried=$((tried + 1))
-  if ! (cd "$tree" && cargo test --locked --test it --no-run) >"$CARGO_TARGET_DIR/log" 2>&1; then
+  if ! built; then
     echo "broken: $name does not compile" >&2
     survived+=("$name (does not compile)")
-  elif (cd "$tree" && RUST_BACKTRACE=0 cargo nextest run --locked --test it -E 'test(/^sim::/)') >"$CARGO_TARGET_DIR/log" 2>&1; then
+  elif passes; then
     echo "SURVIVED: $name" >&2
     survived+=("$name")
   else
     echo "killed: $name  ($(grep -cE '^ +(FAIL|SIGABRT)' "$CARGO_TARGET_DIR/log" || true), $(grep -m1 -oE 'sim::[a-z_0-9:]+' <(grep -E '^ +(FAIL|SIGABRT)' "$CARGO_TARGET_DIR/log")))"
   fi
-  rm -f "$tree/$file"
 done < <(mutants)
 
 [ ${#survived[@]} = 0 ] || { printf 'survived: %s\n' "${survived[@]}" >&2; exit 1; }

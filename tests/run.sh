@@ -9,10 +9,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage() { echo "usage: tests/run.sh [fast|long]" >&2; exit 2; }
 [ $# -le 1 ] || usage
 mode=${1:-plain}
+profile=default
 filter=()
 case $mode in
   plain) ;;
-  long) export RENET_LONG=1 ;;
+  long) export RENET_LONG=1; profile=long ;;
   # Some of these wait more than they work.
   fast) filter=(-E 'not test(/^host::/)' --test-threads "$((2 * $(nproc)))") ;;
   *) usage ;;
@@ -38,11 +39,11 @@ export RENET_SEED=${RENET_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 echo "seed: RENET_SEED=$RENET_SEED"
 
 # Relative to the workspace wherever cargo builds; an earlier run's would mislead.
-junit=target/nextest/default/junit.xml
+junit=target/nextest/$profile/junit.xml
 rm -f "$junit"
 
 status=0
-cargo nextest run --locked --profile default --no-fail-fast --status-level pass \
+cargo nextest run --locked --profile "$profile" --no-fail-fast --status-level pass \
   --failure-output immediate "${filter[@]}" 2>&1 | tee "$work/log" || status=${PIPESTATUS[0]}
 
 if [ "$mode" = long ]; then
@@ -71,6 +72,7 @@ if [ -n "$skipped" ]; then
   echo "skipped:"
   printf '%s\n' "$skipped" | sed 's/^/  /'
 fi
+[ "$mode" != long ] || echo "keep in docs/long.md what this run came to: seed $RENET_SEED, $((SECONDS / 60)) minutes"
 [ "$status" = 0 ] || echo "repeat with: RENET_SEED=$RENET_SEED tests/run.sh ${1-}"
 # The runner's own last word comes last.
 grep -E '^ *Summary \[' "$work/log" | tail -n 1 || echo "no summary: the tests were not run"

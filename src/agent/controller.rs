@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{Backoff, Queue};
@@ -11,9 +12,9 @@ use super::queue::{Backoff, Queue};
 /// When a key is to be looked at again, says its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// When something says so. Ends the back-off.
+    /// When something says so. Ends the back-off, and earlier panics count no more.
     Settled,
-    /// After this long, or earlier if something says so. Ends the back-off.
+    /// After this long, or earlier if something says so. Otherwise like `Settled`.
     After(Duration),
     /// After the back-off.
     Failed,
@@ -21,6 +22,9 @@ pub enum Next {
 
 /// A key that panicked this often is set aside: it would do so again.
 const MOST_PANICS: u32 = 2;
+/// Longer than any back-off with the run after it: a panic that comes later than
+/// this is not the last one again.
+const FORGIVEN: Duration = Duration::from_secs(60 * 60);
 
 /// Says which keys have work, from anywhere. Clones are the same.
 #[derive(Debug)]
@@ -46,8 +50,15 @@ struct Shared<K> {
 #[derive(Debug)]
 struct Keys<K> {
     backoff: Backoff<K>,
-    panics: BTreeMap<K, u32>,
+    panics: BTreeMap<K, Panics>,
     running: BTreeMap<K, Run>,
+}
+
+/// The panics of one key, each soon after the one before.
+#[derive(Debug)]
+struct Panics {
+    count: u32,
+    last: Instant,
 }
 
 #[derive(Debug)]
@@ -57,9 +68,32 @@ struct Run {
     superseded: bool,
 }
 
-impl<K: Ord> Keys<K> {
+impl<K: Ord + Clone> Keys<K> {
     fn is_aside(&self, key: &K) -> bool {
-        self.panics.get(key).is_some_and(|n| *n >= MOST_PANICS)
+        let panics = self.panics.get(key);
+        panics.is_some_and(|panics| panics.count >= MOST_PANICS)
+    }
+
+    /// How many there were, with the one just now.
+    fn panicked(&mut self, key: &K) -> u32 {
+        let now = Instant::now();
+        let none = Panics {
+            count: 0,
+            last: now,
+        };
+        let panics = self.panics.entry(key.clone()).or_insert(none);
+        if now.duration_since(panics.last) > FORGIVEN {
+            panics.count = 0;
+        }
+        panics.count += 1;
+        panics.last = now;
+        panics.count
+    }
+
+    /// Whatever went wrong with the key is of the past.
+    fn forgive(&mut self, key: &K) {
+        self.backoff.reset(key);
+        self.panics.remove(key);
     }
 }
 
@@ -90,8 +124,7 @@ impl<K: Ord + Clone + Send + 'static> Handle<K> {
     /// worker that runs is told to end, and the key is due when it has.
     pub fn revise(&self, key: K) {
         let mut keys = self.keys();
-        keys.backoff.reset(&key);
-        keys.panics.remove(&key);
+        keys.forgive(&key);
         if let Some(run) = keys.running.get_mut(&key) {
             run.superseded = true;
             run.token.cancel();
@@ -103,8 +136,7 @@ impl<K: Ord + Clone + Send + 'static> Handle<K> {
     /// remembered of it. A worker that runs ends by itself.
     pub fn forget(&self, key: &K) {
         let mut keys = self.keys();
-        keys.backoff.reset(key);
-        keys.panics.remove(key);
+        keys.forgive(key);
         if let Some(run) = keys.running.get_mut(key) {
             run.superseded = true;
         }
@@ -141,20 +173,14 @@ impl<K: Ord + Clone + Send + 'static> Handle<K> {
             Err(_) => Ok(Next::Failed),
         });
         let panic = outcome.as_ref().err().map(|message| {
-            let count = if superseded {
-                0
-            } else {
-                let count = keys.panics.entry(key.clone()).or_default();
-                *count = count.saturating_add(1);
-                *count
-            };
+            let count = if superseded { 0 } else { keys.panicked(key) };
             (message.clone(), count)
         });
         if !superseded {
             match outcome {
-                Ok(Next::Settled) => keys.backoff.reset(key),
+                Ok(Next::Settled) => keys.forgive(key),
                 Ok(Next::After(delay)) => {
-                    keys.backoff.reset(key);
+                    keys.forgive(key);
                     self.shared.queue.add_after(key.clone(), delay);
                 }
                 Err(_) if keys.is_aside(key) => {
@@ -185,9 +211,9 @@ impl<K: Ord + Clone + Send + 'static> Handle<K> {
 ///
 /// A worker's token is cancelled when its key has a newer revision or all is to
 /// end: it should give up what it waits for, and may finish what it does. One that
-/// panics is told to `on_panic`, with its message and how often this revision has
-/// (0: the run was of an older one), and counts as failed; after two the key is set
-/// aside until [`Handle::revise`].
+/// panics is told to `on_panic`, with its message and how often in a row this
+/// revision has (0: the run was of an older one), and counts as failed; after two
+/// the key is set aside until [`Handle::revise`].
 pub async fn run<K, W, F>(
     handle: &Handle<K>,
     worker: W,
@@ -233,7 +259,8 @@ pub async fn run<K, W, F>(
     }
 }
 
-fn message(panic: Box<dyn Any + Send>) -> String {
+/// What a panic said.
+pub(super) fn message(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => match panic.downcast_ref::<&str>() {

@@ -1,8 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -76,7 +78,7 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// The long-running reconciler of one machine and one folder.
 pub struct Agent<H, L> {
-    host: H,
+    open: Box<dyn Fn(Option<PathBuf>) -> H + Send + std::marker::Sync>,
     locks: L,
     layout: Layout,
     load: Box<dyn Fn() -> Folder + Send + std::marker::Sync>,
@@ -85,12 +87,11 @@ pub struct Agent<H, L> {
     shared: Shared,
     handle: Handle<Key>,
     board: Arc<Board>,
-    state: Mutex<State>,
+    state: Mutex<State<H>>,
 }
 
-#[derive(Default)]
-struct State {
-    revision: Option<Arc<Revision>>,
+struct State<H> {
+    revision: Option<Arc<Revision<H>>>,
     /// What was declared of each repository when it was last looked at.
     declared: BTreeMap<Guid, Digest>,
     networks: BTreeMap<NetworkId, Guid>,
@@ -101,18 +102,36 @@ struct State {
     retires: BTreeSet<Object>,
 }
 
+impl<H> Default for State<H> {
+    fn default() -> Self {
+        Self {
+            revision: None,
+            declared: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            names: BTreeMap::new(),
+            failing: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            retires: BTreeSet::new(),
+        }
+    }
+}
+
 /// What the folder says, as it was read at one time.
-struct Revision {
+struct Revision<H> {
     source: Source,
+    /// The machine, with the datastore where this revision has it.
+    host: H,
     id: String,
     /// Of each repository.
     parts: BTreeMap<Name, Digest>,
 }
 
 impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
-    /// An agent that reads the folder with `load`. What it does stands on `board`.
+    /// An agent that reads the folder with `load`, and takes the machine from
+    /// `open`, which is given the datastore's backing file where a manifest names
+    /// one. What it does stands on `board`.
     pub fn new(
-        host: H,
+        open: impl Fn(Option<PathBuf>) -> H + Send + std::marker::Sync + 'static,
         locks: L,
         layout: Layout,
         load: impl Fn() -> Folder + Send + std::marker::Sync + 'static,
@@ -121,7 +140,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     ) -> Self {
         Self {
             ids: Ids::random(&layout),
-            host,
+            open: Box::new(open),
             locks,
             layout,
             load: Box::new(load),
@@ -136,11 +155,6 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     /// How many keys are due, now or later: at most one a repository, and two.
     pub fn depth(&self) -> usize {
         self.handle.depth()
-    }
-
-    /// The machine.
-    pub fn host(&self) -> &H {
-        &self.host
     }
 
     /// Runs until cancelled; then ends at the next safe point.
@@ -181,16 +195,21 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn work(&self, key: Key, token: CancellationToken) -> Next {
-        match key {
-            Key::Survey => self.survey(token).await,
-            Key::Repository(guid) => self.repository(guid, token).await,
-            Key::Routes => self.routes(token).await,
-        }
+        let worked = match key {
+            Key::Repository(guid) => return self.repository(guid, token).await,
+            Key::Survey => AssertUnwindSafe(self.survey(token)).catch_unwind().await,
+            Key::Routes => AssertUnwindSafe(self.routes(token)).catch_unwind().await,
+        };
+        // All repositories hang on these two: they back off, and are never set aside.
+        worked.unwrap_or_else(|panic| {
+            self.crashed(&key, &controller::message(panic), 1);
+            Next::Failed
+        })
     }
 
     fn heard(&self, hint: Hint) {
@@ -214,7 +233,13 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             Key::Routes => "proxy".to_owned(),
             Key::Repository(guid) => {
                 self.shared.rests(*guid);
-                format!("repository/{guid}")
+                let state = self.state();
+                let mut names = state.names.iter();
+                let name = names.find(|(_, of)| *of == guid);
+                name.map_or_else(
+                    || format!("repository/{guid}"),
+                    |(name, _)| format!("repository/{name}"),
+                )
             }
         };
         let aside = match count {
@@ -230,10 +255,6 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             error: message,
         };
         self.found(&object, Some(&why));
-        // One that is set aside must not keep the others from being surveyed.
-        if *key == Key::Survey {
-            self.handle.revise(Key::Survey);
-        }
     }
 
     fn found(&self, object: &str, why: Option<&Blocked>) {
@@ -241,7 +262,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         self.board.found(Timestamp::now(), object, why, &id);
     }
 
-    fn revision(&self) -> Option<Arc<Revision>> {
+    fn revision(&self) -> Option<Arc<Revision<H>>> {
         self.state().revision.clone()
     }
 
@@ -254,14 +275,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     fn reconciler<'a>(
         &'a self,
-        source: &'a Source,
+        revision: &'a Revision<H>,
         options: &'a Options,
         ledger: &'a Ledger,
     ) -> Reconciler<'a, H, L> {
         Reconciler {
-            host: &self.host,
+            host: &revision.host,
             locks: &self.locks,
-            source,
+            source: &revision.source,
             ids: &self.ids,
             options,
             progress: &*self.board,
@@ -271,7 +292,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     }
 
     /// Reads the folder. What cannot be read at all leaves the last revision in force.
-    fn read(&self) -> Option<Arc<Revision>> {
+    fn read(&self) -> Option<Arc<Revision<H>>> {
         let folder = (self.load)();
         let problems: Vec<String> = folder.problems.iter().map(ToString::to_string).collect();
         let nothing = folder.is_nothing() && !folder.empty;
@@ -295,6 +316,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
                 Some(is) if is.id == id => is.parts.clone(),
                 _ => folder.manifests.digests(),
             };
+            let host = (self.open)(folder.manifests.backing_file());
             let source = Source {
                 owner: Owner {
                     source: folder.source.display().to_string(),
@@ -307,7 +329,12 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
                 },
                 acts: BTreeMap::new(),
             };
-            state.revision = Some(Arc::new(Revision { source, id, parts }));
+            state.revision = Some(Arc::new(Revision {
+                source,
+                host,
+                id,
+                parts,
+            }));
         }
         let revision = state.revision.clone();
         drop(state);
@@ -325,7 +352,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             return Next::After(self.policy.interval);
         };
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision.source, &options, &ledger);
+        let reconciler = self.reconciler(&revision, &options, &ledger);
         reconciler.base().await;
         let wave = reconciler.survey(None).await;
         let plan = &wave.plan;
@@ -369,7 +396,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     /// Remembers what is wanted of each repository, and says who has work: at
     /// once where that has changed, else when its back-off is over.
-    fn know(&self, revision: &Revision, wave: &execute::Wave, working: &BTreeSet<Guid>) {
+    fn know(&self, revision: &Revision<H>, wave: &execute::Wave, working: &BTreeSet<Guid>) {
         let desired = &wave.desired;
         let mut state = self.state();
         let all = wave.actual.repositories.known().into_iter().flatten();
@@ -432,7 +459,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         let retires = self.state().retires.clone();
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision.source, &options, &ledger);
+        let reconciler = self.reconciler(&revision, &options, &ledger);
         let rest = reconciler.repository(guid, &retires).await;
         self.handle.touch(Key::Routes);
         if rest.interrupted {
@@ -457,7 +484,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         let retires = self.state().retires.clone();
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision.source, &options, &ledger);
+        let reconciler = self.reconciler(&revision, &options, &ledger);
         let rest = reconciler.routes(&retires).await;
         self.found_all(&rest, &revision.id);
         match (ledger.is_open(), rest.failed()) {
@@ -489,7 +516,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             ..self.options(cancel)
         };
         let report = execute::run(
-            &self.host,
+            &revision.host,
             &self.locks,
             &source,
             &self.ids,

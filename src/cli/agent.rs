@@ -50,13 +50,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         })?;
 
     let interrupt = Interrupt::listen();
-    let first = manifest::load(&folder);
-    let host = LinuxHost::new(
-        layout.clone(),
-        first.manifests.backing_file(),
-        std::env::current_exe()?,
-    );
-    let source = first.source.display().to_string();
+    let source = manifest::load(&folder).source.display().to_string();
     let board = Arc::new(Board::new(source, std::process::id(), Timestamp::now()));
     board.event(
         Timestamp::now(),
@@ -71,7 +65,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     };
     let read = folder.clone();
     let load = move || manifest::load(&read);
-    let agent = Agent::new(host, locks, layout.clone(), load, policy, board.clone());
+    let (root, binary) = (layout.clone(), std::env::current_exe()?);
+    let open = move |backing_file| LinuxHost::new(root.clone(), backing_file, binary.clone());
+    let agent = Agent::new(open, locks, layout.clone(), load, policy, board.clone());
 
     let (requests, asked) = mpsc::channel(16);
     let socket = layout.agent_socket();

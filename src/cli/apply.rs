@@ -3,23 +3,31 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::session::{How, Meant, Session, is_another_machines};
+use super::output::{self, Format};
+use super::render::Outcome;
+use super::saved::SavedPlan;
+use super::session::{How, Meant, Selection, Session, is_another_machines};
 use super::{Failure, render};
-use crate::execute::Wave;
-use crate::model::{Guid, Layout};
+use crate::execute::{Report, Shown, Wave};
+use crate::model::{Blocked, Guid, Layout, Step};
 
 /// Make the machine what the manifests say
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// A plan that `diff --out` saved: refused when anything has changed since
+    #[arg(value_name = "PLAN", conflicts_with_all = ["file", "prune", "take_over", "retry", "only"])]
+    plan: Option<PathBuf>,
     /// The folder of manifests
     #[arg(short = 'f', long, value_name = "PATH")]
     file: Option<PathBuf>,
-    /// Only show what would be done
+    /// Only show what would be done, with every step and its cause
     #[arg(long)]
     dry_run: bool,
     /// Retire what this folder made and no longer declares
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     prune: bool,
+    #[command(flatten)]
+    selection: Selection,
     /// Answer yes to any question but a name
     #[arg(long)]
     yes: bool,
@@ -33,54 +41,137 @@ pub struct Args {
     /// Try revisions again that failed before
     #[arg(long)]
     retry: bool,
+    /// Go on until everything is well, for this long, like `5m`; else exit code 4
+    #[arg(long, value_name = "TIME", value_parser = super::duration)]
+    wait: Option<Duration>,
     /// How long to wait for another renet, in seconds
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     lock_wait: u64,
+    /// How the result is printed
+    #[arg(short = 'o', long = "output", default_value = "text")]
+    output: Format,
 }
 
+/// Between two looks at what is not well yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Exit code 0 done, 2 where a manifest could not be read, 3 where something
-/// failed or is blocked, 5 where another renet holds the lock.
+/// failed or is blocked, 4 where it is not well in time, 5 where another renet
+/// holds the lock.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let began = Instant::now();
-    let session = Session::open(
-        layout,
-        &Meant {
+    let saved = args.plan.as_deref().map(SavedPlan::read).transpose()?;
+    let meant = match &saved {
+        Some(saved) => Meant {
+            confirm: args.confirm.clone(),
+            ..saved.meant()?
+        },
+        None => Meant {
             file: args.file.clone(),
             retry: args.retry,
             take_over: args.take_over,
             prune: args.prune,
             confirm: args.confirm.clone(),
+            only: args.selection.only(),
+            ids: None,
         },
-    )?;
+    };
+    let session = Session::open(layout, &meant)?;
     // Interruptions are shown, not asked; a name is asked for whatever it says.
     let _ = args.yes;
-    let shown = session.look().await;
+    let wave = session.look().await;
+    session.check_selection(&wave)?;
+    let changes = wave.changes();
+    if let Some(saved) = &saved {
+        saved.check(&session, &wave, &changes)?;
+    }
+    let invalid = if session.invalid { 2 } else { 0 };
     if args.dry_run {
-        anstream::print!("{}", render::plan(&shown));
-        return Ok(if session.invalid { 2 } else { 0 });
+        output::print(args.output, &changes, || {
+            let mut text = render::changes(&changes, render::WIDTH);
+            if changes.in_sync {
+                text.push_str(&session.in_sync(&wave));
+                text.push('\n');
+            } else {
+                text.push_str("\nSteps:\n");
+                text.push_str(&render::steps(&changes));
+            }
+            text
+        })?;
+        return Ok(invalid);
     }
-    if shown.plan.in_sync() {
-        anstream::print!("{}", render::notes(&shown));
-        anstream::println!("{}", render::in_sync(&shown, began.elapsed()));
-        return Ok(if session.invalid { 2 } else { 0 });
-    }
-    if is_another_machines(&shown) {
-        anstream::print!("{}", render::plan(&shown));
+    if is_another_machines(&wave) {
+        anstream::print!("{}", render::changes(&changes, render::WIDTH));
         return Ok(2);
     }
-    confirm(&shown, &args.confirm)?;
-    let how = How {
+    if !changes.in_sync {
+        confirm(&wave, &args.confirm, args.output)?;
+    }
+    let text = args.output == Format::Text;
+    if changes.in_sync && text {
+        anstream::print!("{}", render::changes(&changes, render::WIDTH));
+        anstream::println!("{}", session.in_sync(&wave));
+        return Ok(invalid);
+    }
+    let shown = Shown {
+        steps: saved.is_some().then(|| wave.plan.steps.clone()),
+        ..Shown::of(&wave.plan)
+    };
+    let report = match changes.in_sync {
+        true => Report::nothing(wave),
+        false => until_well(&session, args, shown, began).await,
+    };
+    let code = match session.code(&report) {
+        3 if args.wait.is_some() && only_waits(&report) => 4,
+        code => code,
+    };
+    let outcome = Outcome::of(&report, code, began.elapsed());
+    output::print(args.output, &outcome, || render::report(&outcome))?;
+    Ok(code)
+}
+
+/// Runs, and with `--wait` looks again while all that is left is to get well.
+async fn until_well(session: &Session, args: &Args, shown: Shown, began: Instant) -> Report {
+    let left = || args.wait.map(|wait| wait.saturating_sub(began.elapsed()));
+    let how = |limit: Option<Duration>| How {
         lock_wait: Duration::from_secs(args.lock_wait),
+        limit,
+        quiet: args.output != Format::Text,
         ..How::default()
     };
-    let report = session.run(Some(&shown), &how).await;
-    anstream::print!("{}", render::notes(&report.last));
-    anstream::print!("{}", render::report(&report, began.elapsed()));
-    Ok(session.code(&report))
+    let mut report = session.run(Some(shown.clone()), &how(left())).await;
+    while !report.in_sync() && !report.interrupted && only_waits(&report) {
+        match left() {
+            Some(left) if left > LOOK_AGAIN => tokio::time::sleep(LOOK_AGAIN).await,
+            _ => break,
+        }
+        let again = session.run(Some(shown.clone()), &how(left())).await;
+        let mut performed = std::mem::take(&mut report.performed);
+        performed.extend(again.performed);
+        report = Report { performed, ..again };
+    }
+    report
+}
+
+/// Whether nothing failed but to get well in time.
+fn only_waits(report: &Report) -> bool {
+    let mut failed = report.performed.iter().filter(|one| one.outcome.is_err());
+    let mut blocked = report.last.plan.blocked.values();
+    report.busy.is_empty()
+        && failed.all(|one| matches!(one.step, Step::Wait { .. }))
+        && blocked.all(|why| {
+            why.is_quiet()
+                || matches!(
+                    why,
+                    Blocked::StepFailed { .. }
+                        | Blocked::RevisionFailed
+                        | Blocked::DependencyBlocked { .. }
+                )
+        })
 }
 
 /// Every repository whose data would go to the trash is confirmed by its name.
-fn confirm(shown: &Wave, said: &[String]) -> Result<(), Failure> {
+fn confirm(shown: &Wave, said: &[String], format: Format) -> Result<(), Failure> {
     let open: BTreeSet<Guid> = shown
         .plan
         .discards()
@@ -92,7 +183,9 @@ fn confirm(shown: &Wave, said: &[String]) -> Result<(), Failure> {
     if open.is_empty() {
         return Ok(());
     }
-    anstream::print!("{}", render::plan(shown));
+    if format == Format::Text {
+        anstream::print!("{}", render::changes(&shown.changes(), render::WIDTH));
+    }
     for guid in open {
         let name = render::name(&shown.desired, guid);
         if !ask(&name) {

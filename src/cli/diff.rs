@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
-use super::render;
-use super::session::{Meant, Session, is_another_machines};
+use super::saved::SavedPlan;
+use super::session::{Meant, Selection, Session, is_another_machines};
+use super::{output, render};
 use crate::model::Layout;
 
 /// Show what apply would change
@@ -11,8 +12,27 @@ pub struct Args {
     #[arg(short = 'f', long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Also what `apply --prune` would retire
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     prune: bool,
+    #[command(flatten)]
+    selection: Selection,
+    /// Save the plan: `renet apply FILE` carries out this one, or none
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// How it is printed
+    #[arg(short = 'o', long = "output", default_value = "text")]
+    output: Format,
+}
+
+/// How a diff is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// As a patch
+    Unified,
+    /// For programs
+    Json,
 }
 
 /// Exit code 0 in sync, 1 differs or is blocked, 2 where a manifest and 3 where
@@ -21,13 +41,30 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let meant = Meant {
         file: args.file.clone(),
         prune: args.prune,
+        only: args.selection.only(),
         ..Meant::default()
     };
     let session = Session::open(layout, &meant)?;
     let wave = session.look().await;
-    anstream::print!("{}", render::plan(&wave));
+    session.check_selection(&wave)?;
+    let changes = wave.changes();
+    if let Some(path) = &args.out {
+        SavedPlan::of(&session, &meant, &changes)?.write(path)?;
+    }
+    match args.output {
+        Format::Json => output::print(output::Format::Json, &changes, String::new)?,
+        Format::Unified => anstream::print!("{}", render::unified(&changes)),
+        Format::Text => {
+            anstream::print!("{}", render::changes(&changes, render::WIDTH));
+            if changes.in_sync {
+                anstream::println!("{}", session.in_sync(&wave));
+            } else if let Some(path) = &args.out {
+                anstream::println!("Saved; carry it out with: renet apply {}", path.display());
+            }
+        }
+    }
     Ok(match session.invalid || is_another_machines(&wave) {
         true => 2,
-        false => render::diff_code(&wave.plan),
+        false => render::diff_code(&changes),
     })
 }

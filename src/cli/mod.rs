@@ -10,8 +10,9 @@ mod interrupt;
 mod output;
 mod progress;
 mod reconcile;
-mod render;
+pub mod render;
 mod repository;
+mod saved;
 mod session;
 mod supervise;
 mod suspend;
@@ -19,10 +20,11 @@ mod uninstall;
 mod validate;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::model::Layout;
+use crate::model::{Layout, Named, NotNamed};
 
 /// One Linux server becomes what a folder of manifests says it is, and stays so
 #[derive(Debug, Parser)]
@@ -109,6 +111,19 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// Reads an object's name.
+fn named(text: &str) -> Result<Named, Failure> {
+    text.parse()
+        .map_err(|error: NotNamed| Failure::usage(error.to_string()))
+}
+
+/// Reads a time: `90s`, `5m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a time like `90s`, `5m` or `1h30m`".to_owned();
+    let time: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(time).map_err(|_| wrong())
 }
 
 /// Ends at once where the command needs root and is not.

@@ -10,11 +10,21 @@ use crate::model::{Desired, Step};
 /// what goes on.
 #[derive(Debug, Default)]
 pub struct Lines {
+    /// Standard output is for the result alone.
+    quiet: bool,
     /// What goes on, by what is shown of it.
     running: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Lines {
+    /// Lines on standard output, or where that is not theirs on standard error.
+    pub fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            ..Self::default()
+        }
+    }
+
     fn draw(&self, change: impl FnOnce(&mut BTreeMap<String, usize>), line: Option<&str>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut running);
@@ -23,8 +33,10 @@ impl Lines {
         if terminal {
             let _ = write!(out, "\r\x1b[K");
         }
-        if let Some(line) = line {
-            anstream::println!("{line}");
+        match line {
+            Some(line) if self.quiet => anstream::eprintln!("{line}"),
+            Some(line) => anstream::println!("{line}"),
+            None => {}
         }
         if terminal && !running.is_empty() {
             let names: Vec<&str> = running.keys().map(String::as_str).collect();

@@ -1,8 +1,5 @@
-use std::time::Instant;
-
 use super::session::{How, Meant, Session};
-use super::suspend::Named;
-use super::{Failure, need_root, render};
+use super::{Failure, named, need_root};
 use crate::agent::{Answer, Asked, ask};
 use crate::model::Layout;
 
@@ -24,9 +21,12 @@ pub struct Args {
 /// renet holds a lock.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     need_root()?;
-    let only = match args.object.as_deref().map(Named::parse).transpose()? {
+    let only = match &args.object {
         None => None,
-        Some(Named::Repository(name) | Named::Service(name, _)) => Some(name),
+        Some(object) => match named(object)?.repository() {
+            Some(name) => Some(name.to_owned()),
+            None => return Err(Failure::usage("name a repository, or nothing for all").into()),
+        },
     };
     let asked = Asked {
         retry: args.retry,
@@ -36,7 +36,6 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     if let Some(answer) = ask(&layout.agent_socket(), &asked).await? {
         return Ok(told(&answer));
     }
-    let began = Instant::now();
     let meant = Meant {
         retry: args.retry,
         prune: true,
@@ -62,7 +61,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     };
     // Like the agent it shows nothing: its bound is its first locked look.
     let report = session.run(None, &how).await;
-    anstream::print!("{}", render::report(&report, began.elapsed()));
+    session.say(&report);
     Ok(session.code(&report))
 }
 

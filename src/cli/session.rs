@@ -1,18 +1,22 @@
 //! What commands have in common: a machine, its locks, what is wanted of it,
 //! and a run with its exit code.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
 use super::progress::Lines;
+use super::render::Outcome;
 use super::{Failure, need_root, render};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::linux::LinuxHost;
 use crate::manifest;
-use crate::model::{Asked, Blocked, Digest, Guid, Layout, Object, Owner, Prune};
-use crate::resolve::{Ids, Source};
+use crate::model::{
+    Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Part, Prune, suggest,
+};
+use crate::resolve::{Drawn, Ids, Source};
 
 /// A machine, and what is wanted of it.
 pub struct Session {
@@ -22,6 +26,9 @@ pub struct Session {
     pub source: Source,
     /// Whether a manifest could not be read: the rest is done all the same.
     pub invalid: bool,
+    /// The folder of manifests, absolute.
+    pub folder: PathBuf,
+    began: Instant,
 }
 
 /// How a command on a folder is meant.
@@ -33,12 +40,33 @@ pub struct Meant {
     pub prune: bool,
     /// Names and plan digests.
     pub confirm: Vec<String>,
+    /// The objects that are meant, where not all are.
+    pub only: BTreeSet<Named>,
+    /// The ids that an earlier command drew.
+    pub ids: Option<Drawn>,
+}
+
+/// The objects that a command means.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Selection {
+    /// Only this object and what it stands on: `repository/NAME` with all of its
+    /// services, `service/REPOSITORY/NAME`, `route/NAME`; may be repeated
+    #[arg(long = "only", value_name = "KIND/NAME", id = "only", value_parser = super::named)]
+    only: Vec<Named>,
+}
+
+impl Selection {
+    /// What was said.
+    pub fn only(&self) -> BTreeSet<Named> {
+        self.only.iter().cloned().collect()
+    }
 }
 
 impl Session {
     /// Opens a folder. What is wrong with it is said; where nothing of it can be
     /// read, nothing is done.
     pub fn open(layout: Layout, meant: &Meant) -> anyhow::Result<Self> {
+        let began = Instant::now();
         need_root()?;
         let folder = manifest::load(meant.file.as_deref().unwrap_or(&layout.desired()));
         let invalid = !folder.problems.is_empty();
@@ -67,15 +95,22 @@ impl Session {
                 retry: meant.retry,
                 take_over: meant.take_over,
                 prune,
+                only: meant.only.clone(),
             },
             acts: Default::default(),
         };
+        let ids = Ids::random(&layout);
         Ok(Self {
             host: LinuxHost::new(layout.clone(), backing, std::env::current_exe()?),
-            ids: Ids::random(&layout),
+            ids: match &meant.ids {
+                Some(drawn) => ids.with(drawn.clone()),
+                None => ids,
+            },
             layout,
             source,
             invalid: invalid && !emptied,
+            folder: folder.source,
+            began,
         })
     }
 
@@ -97,6 +132,8 @@ impl Session {
             layout,
             source,
             invalid: false,
+            folder: PathBuf::new(),
+            began: Instant::now(),
         })
     }
 
@@ -105,18 +142,55 @@ impl Session {
         look(&self.host, &self.source, &self.ids).await
     }
 
+    /// Whether everything that was named is there to be meant.
+    pub fn check_selection(&self, wave: &Wave) -> Result<(), Failure> {
+        let desired = &wave.desired;
+        let declared: BTreeSet<String> = desired
+            .objects()
+            .map(|object| desired.label(&object))
+            .collect();
+        for named in &self.source.asked.only {
+            let label = match named {
+                // Also by guid.
+                Named::Repository(said) => {
+                    let mut of = desired.names.iter();
+                    let found = of.find(|(guid, name)| named.is_in(**guid, Some(name)));
+                    let name = found.map_or(said.as_str(), |(_, name)| name.as_str());
+                    format!("repository/{name}")
+                }
+                other => other.to_string(),
+            };
+            // Behind a closed datastore nobody knows yet.
+            if declared.contains(&label) || wave.actual.repositories == Part::Hidden {
+                continue;
+            }
+            let near = suggest(&label, declared.iter().map(String::as_str));
+            let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            return Err(Failure::usage(format!(
+                "no manifest declares `{named}`{near}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The one line of a command that found nothing to do.
+    pub fn in_sync(&self, wave: &Wave) -> String {
+        render::in_sync(wave, self.began.elapsed())
+    }
+
     /// Runs what was shown, and nothing worse.
-    pub async fn run(&self, shown: Option<&Wave>, how: &How) -> Report {
+    pub async fn run(&self, shown: Option<Shown>, how: &How) -> Report {
         let interrupt = Interrupt::listen();
         let options = Options {
-            shown: shown.map(|shown| Shown::of(&shown.plan)),
+            shown,
+            limit: how.limit,
             cancel: interrupt.token(),
             only: how.only,
         };
         let locks = FileLocks::new(self.layout.locks(), how.lock_wait, |lock, holder| {
             anstream::eprintln!("waiting for the lock `{lock}`: {holder}");
         });
-        let lines = Lines::default();
+        let lines = Lines::new(how.quiet);
         let report = run(
             &self.host,
             &locks,
@@ -128,6 +202,12 @@ impl Session {
         .await;
         lines.end();
         report
+    }
+
+    /// Says what a run came to.
+    pub fn say(&self, report: &Report) {
+        let outcome = Outcome::of(report, self.code(report), self.began.elapsed());
+        anstream::print!("{}", render::report(&outcome));
     }
 
     /// The exit code of DESIGN §5; where several apply, the worst word wins.
@@ -148,7 +228,6 @@ impl Session {
     /// Looks, shows what is in the way of a small command, runs it, and says how
     /// it ended.
     pub async fn carry_out(&self, guid: Guid, done: &str, already: &str) -> anyhow::Result<u8> {
-        let began = Instant::now();
         let mut shown = self.look().await;
         // Of a command everything else stays as it is.
         let mine = |object: &Object| match object {
@@ -166,13 +245,13 @@ impl Session {
             only: Some(guid),
             ..How::default()
         };
-        let mut report = self.run(Some(&shown), &how).await;
+        let mut report = self.run(Some(Shown::of(&shown.plan)), &how).await;
         report.last.plan.blocked.retain(|object, _| mine(object));
         report.last.plan.steps.retain(|step| mine(&step.object()));
         if report.in_sync() {
             anstream::println!("{done}");
         } else {
-            anstream::print!("{}", render::report(&report, began.elapsed()));
+            self.say(&report);
         }
         Ok(self.code(&report))
     }
@@ -182,14 +261,20 @@ impl Session {
 #[derive(Clone, Debug)]
 pub struct How {
     pub lock_wait: Duration,
+    /// How long each project may take to get well, whatever its manifest says.
+    pub limit: Option<Duration>,
     pub only: Option<Guid>,
+    /// Standard output is for the result alone.
+    pub quiet: bool,
 }
 
 impl Default for How {
     fn default() -> Self {
         Self {
             lock_wait: Duration::from_secs(30),
+            limit: None,
             only: None,
+            quiet: false,
         }
     }
 }

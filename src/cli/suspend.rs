@@ -1,7 +1,7 @@
-use super::Failure;
 use super::repository::{absent, by, carry_out, find, records};
 use super::session::Session;
-use crate::model::{Act, Layout, Name, Suspension};
+use super::{Failure, named};
+use crate::model::{Act, Layout, Name, Named, Suspension};
 
 /// Leave an object alone: agent, timer and apply change nothing of it
 #[derive(Debug, clap::Args)]
@@ -23,35 +23,6 @@ pub struct Resume {
     /// `repository/NAME` or `service/REPOSITORY/NAME`
     #[arg(value_name = "KIND/NAME")]
     object: String,
-}
-
-/// What was named.
-pub enum Named {
-    /// `repository/NAME`
-    Repository(String),
-    /// `service/REPOSITORY/NAME`
-    Service(String, Name),
-}
-
-impl Named {
-    /// Reads it.
-    pub fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = || {
-            Failure::usage(format!(
-                "`{}` is neither repository/NAME nor service/REPOSITORY/NAME",
-                text.escape_debug()
-            ))
-        };
-        let parts: Vec<&str> = text.split('/').collect();
-        match parts.as_slice() {
-            ["repository", name] => Ok(Self::Repository((*name).to_owned())),
-            ["service", repository, name] => {
-                let name = name.parse().map_err(|_| wrong())?;
-                Ok(Self::Service((*repository).to_owned(), name))
-            }
-            _ => Err(wrong()),
-        }
-    }
 }
 
 /// Exit code 0 also where it is suspended already, 3 where it is absent.
@@ -92,9 +63,10 @@ async fn act(
     done: &str,
     act: impl FnOnce(Option<Name>) -> Act,
 ) -> anyhow::Result<u8> {
-    let (said, project) = match Named::parse(object)? {
+    let (said, project) = match named(object)? {
         Named::Repository(name) => (name, None),
         Named::Service(repository, name) => (repository, Some(name)),
+        Named::Route(_) => return Err(Failure::usage("a route cannot be suspended yet").into()),
     };
     let session = Session::command(layout)?;
     let actual = records(&session).await;

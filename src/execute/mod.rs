@@ -21,6 +21,7 @@ pub use reconciler::{Ledger, Reconciler, Rest, Shared};
 
 use crate::host::{Done, Host, Scope, StepError};
 use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Step};
+use crate::plan::changes::{Changes, changes};
 use crate::plan::{Limits, Plan, Share, plan};
 use crate::resolve::{Ids, Source, resolve};
 
@@ -63,7 +64,24 @@ pub struct Report {
     pub interrupted: bool,
 }
 
+impl Wave {
+    /// What the plan changes, object by object.
+    pub fn changes(&self) -> Changes {
+        changes(&self.desired, &self.actual, &self.plan)
+    }
+}
+
 impl Report {
+    /// Of a run that was not needed.
+    pub fn nothing(last: Wave) -> Self {
+        Self {
+            performed: Vec::new(),
+            last,
+            busy: Vec::new(),
+            interrupted: false,
+        }
+    }
+
     /// Everything is as wanted.
     pub fn in_sync(&self) -> bool {
         self.last.plan.in_sync() && self.busy.is_empty()
@@ -77,6 +95,8 @@ pub struct Shown {
     pub danger: BTreeSet<Danger>,
     /// What goes.
     pub retires: BTreeSet<Object>,
+    /// The very steps, where nothing but them may be done: of a saved plan.
+    pub steps: Option<Vec<Step>>,
 }
 
 impl Shown {
@@ -85,7 +105,19 @@ impl Shown {
         Self {
             danger: plan.danger.clone(),
             retires: plan.retires.clone(),
+            steps: None,
         }
+    }
+
+    /// Whether a first locked plan for a share is what was shown of it.
+    fn covers(&self, plan: &Plan, share: Share) -> bool {
+        let Some(steps) = &self.steps else {
+            return true;
+        };
+        let shown = steps.iter().filter(|step| share.covers(&step.object()));
+        shown
+            .map(Step::timeless)
+            .eq(plan.steps.iter().map(Step::timeless))
     }
 }
 
@@ -94,6 +126,8 @@ impl Shown {
 pub struct Options {
     /// The plan that was shown, where one was: a run with more danger stops.
     pub shown: Option<Shown>,
+    /// How long each project may take to get well, whatever its manifest says.
+    pub limit: Option<Duration>,
     /// Told to end: it does so before the next step.
     pub cancel: CancellationToken,
     /// The one repository that is worked on.

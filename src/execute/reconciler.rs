@@ -179,6 +179,13 @@ impl Ledger {
         entries.performed.iter().filter(changed).count()
     }
 
+    /// Whether a step was tried on the share.
+    fn has_worked_on(&self, share: Share) -> bool {
+        let entries = self.entries();
+        let mut performed = entries.performed.iter();
+        performed.any(|one| share.covers(&one.step.object()))
+    }
+
     /// Whether nothing ended the run.
     pub fn is_open(&self) -> bool {
         let entries = self.entries();
@@ -298,7 +305,12 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         let share = Share::Base;
         let mut hand = None;
         for _ in 0..MOST_WAVES {
-            let wave = self.look(share, Scope::Records, None).await;
+            let mut wave = self.look(share, Scope::Records, None).await;
+            if !self.is_shown(&wave.plan, share) {
+                wave.plan.steps.clear();
+                let blocked = &mut wave.plan.blocked;
+                blocked.insert(Object::Datastore, Blocked::NotShown);
+            }
             self.shared.settled(share, &wave.plan);
             if wave.plan.steps.is_empty() {
                 return;
@@ -365,11 +377,12 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             let Some(held) = &mut hand else { break };
             let scope = Scope::Repository(guid);
             let mut wave = self.look(share, scope, Some(retires)).await;
+            let is_shown = self.is_shown(&wave.plan, share);
             let first = first.get_or_insert_with(|| wave.actual.clone());
             // Without a shown plan the first locked one is the bound.
             let bound = bound.get_or_insert_with(|| wave.plan.danger.clone());
             let mut danger = wave.plan.danger_against(first).into_iter();
-            if danger.any(|danger| !danger.is_within(bound)) {
+            if !is_shown || danger.any(|danger| !danger.is_within(bound)) {
                 wave.plan.steps.clear();
                 let blocked = &mut wave.plan.blocked;
                 blocked.insert(Object::Repository(guid), Blocked::NotShown);
@@ -397,6 +410,12 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         };
         rest.blocked.insert(Object::Repository(guid), why);
         rest
+    }
+
+    /// Whether nothing but what a saved plan showed begins here.
+    fn is_shown(&self, plan: &Plan, share: Share) -> bool {
+        let shown = self.options.shown.as_ref();
+        shown.is_none_or(|shown| shown.covers(plan, share) || self.ledger.has_worked_on(share))
     }
 
     /// Publishes what was seen to run. Under the routes' lock: what is published
@@ -575,6 +594,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         let each = waits.steps.iter().map(async |step| {
             let began = Instant::now();
             let cx = Cx {
+                limit: self.options.limit,
                 waited: self.ledger.waited(step),
                 ..Cx::default()
             };

@@ -647,12 +647,9 @@ impl World {
             services.any(|service| self.broken.contains(&service.image))
         };
         match step {
-            Step::Wait { project, .. } if never(project) => Some(
-                project
-                    .healthy_within
-                    .unsigned_abs()
-                    .saturating_sub(cx.waited),
-            ),
+            Step::Wait { project, .. } if never(project) => {
+                Some(cx.limit(project).saturating_sub(cx.waited))
+            }
             _ => Some(pace(step)),
         }
     }
@@ -854,14 +851,21 @@ impl ComposeDoor for SimHost {
             .files()
             .get(&input.compose_file)
             .ok_or_else(|| format!("{}: no such file", input.compose_file))?;
-        // YAML is a superset of JSON: simulated projects are written as JSON.
-        let mut config: Value =
-            serde_json::from_slice(&file.bytes).map_err(|error| error.to_string())?;
+        // Most simulated projects are written as JSON, which is read faster.
+        let mut config: Value = serde_json::from_slice(&file.bytes)
+            .or_else(|_| serde_yaml::from_slice(&file.bytes))
+            .map_err(|error| error.to_string())?;
+        let place = format!("/mnt/rediacc/mounts/{}/{}", input.guid, input.project);
         let services = config["services"].as_object_mut().into_iter().flatten();
         for build in services.filter_map(|(_, service)| service.get_mut("build")) {
             if build["context"] == "." {
-                let place = format!("/mnt/rediacc/mounts/{}/{}", input.guid, input.project);
-                build["context"] = Value::String(place);
+                build["context"] = Value::String(place.clone());
+            }
+        }
+        let configs = config["configs"].as_object_mut().into_iter().flatten();
+        for file in configs.filter_map(|(_, config)| config.get_mut("file")) {
+            if let Some(beside) = file.as_str().and_then(|file| file.strip_prefix("./")) {
+                *file = Value::String(format!("{place}/{beside}"));
             }
         }
         Ok(config)

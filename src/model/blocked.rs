@@ -233,7 +233,7 @@ impl fmt::Display for Blocked {
             } => write!(
                 f,
                 "{retired} of the {owned} objects of this folder would go at once; if that is meant: \
-                 renet apply --prune --confirm {confirm}"
+                 `renet apply --prune --confirm {confirm}`"
             ),
             Blocked::Protected => f.write_str(
                 "it is protected: `protected: false` in its manifest, applied before, lifts that",

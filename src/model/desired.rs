@@ -8,8 +8,8 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 use super::{
-    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Guid, HostName, Name, NetworkId,
-    Object, Owner, Size, Slot, Slots, Suspension, Tombstone,
+    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Guid, HostName, Name, Named,
+    NetworkId, Object, Owner, Size, Slot, Slots, Suspension, Tombstone,
 };
 
 /// What the machine should be, with nothing left open: every id, slot and hash
@@ -91,6 +91,26 @@ pub struct Asked {
     pub take_over: bool,
     /// Whether what the source made and no longer declares is retired.
     pub prune: Prune,
+    /// The objects that are meant, where not all are: then nothing is retired.
+    pub only: BTreeSet<Named>,
+}
+
+impl Asked {
+    /// Whether anything may be done for an object; `name` is its repository's.
+    /// What an object stands on is meant with it.
+    pub fn means(&self, object: &Object, name: Option<&Name>) -> bool {
+        self.only.is_empty()
+            || self.only.iter().any(|named| match (named, object) {
+                (_, Object::Machine | Object::Datastore | Object::Proxy) => true,
+                (Named::Service(_, of), Object::Service(guid, project)) => {
+                    of == project && named.is_in(*guid, name)
+                }
+                (_, Object::Repository(guid))
+                | (Named::Repository(_), Object::Service(guid, _)) => named.is_in(*guid, name),
+                (Named::Route(of), Object::Route(route)) => of == route,
+                _ => false,
+            })
+    }
 }
 
 /// Whether what a source made and no longer declares is retired.

@@ -11,6 +11,7 @@ mod environment;
 mod files;
 mod ids;
 mod layout;
+mod named;
 mod part;
 mod permit;
 mod record;
@@ -35,6 +36,7 @@ pub use ids::{
     Guid, HostName, Name, NetworkId, ParseError, RelPath, Slot, Slots, SlotsError, suggest,
 };
 pub use layout::Layout;
+pub use named::{Named, NotNamed};
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;
 pub use record::{

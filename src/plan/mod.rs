@@ -6,6 +6,7 @@
 //! is a bug, the others are noted and take effect on the scratch copy. There is
 //! no diffing code: an empty plan is what converged means.
 
+pub mod changes;
 mod datastore;
 mod order;
 mod repository;

@@ -34,6 +34,9 @@ impl Script<'_> {
         for name in in_order(spec.projects.keys().cloned(), &depends_on) {
             let project = &spec.projects[&name];
             let service = Object::Service(spec.guid, name);
+            if !self.is_meant(&service) {
+                continue;
+            }
             if let Some(why) = self.plan.blocked.get(&object) {
                 let on = format!("repository {}", spec.name);
                 let why = match why.is_quiet() {

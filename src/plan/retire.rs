@@ -48,8 +48,8 @@ impl Retirement {
         let Part::Known(all) = &seen.repositories else {
             return found;
         };
-        // A command speaks of its own object alone.
-        if !desired.acts.is_empty() {
+        // Who speaks of single objects speaks of them alone.
+        if !desired.acts.is_empty() || !desired.asked.only.is_empty() {
             return found;
         }
         let mut owned = 0;

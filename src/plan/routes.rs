@@ -94,7 +94,10 @@ impl Script<'_> {
         }
         self.retire_routes();
         for name in self.desired.routes.keys() {
-            self.group(Object::Route(name.clone()), |script| script.route(name));
+            let object = Object::Route(name.clone());
+            if self.is_meant(&object) {
+                self.group(object, |script| script.route(name));
+            }
         }
         self.group(Object::Proxy, |script| script.proxy(observed));
     }

@@ -19,10 +19,14 @@ pub fn plan(desired: &Desired, observed: &Actual, limits: &Limits, share: Share)
     };
     let unresolved = desired.unresolved.iter();
     let unresolved = unresolved.filter(|(object, _)| share.covers(object));
-    let unresolved = unresolved.map(|(object, why)| (object, why));
-    for (object, why) in unresolved.chain(limits.standing) {
-        script.plan.blocked.insert(object.clone(), why.clone());
+    for (object, why) in unresolved {
+        if script.is_meant(object) {
+            script.plan.blocked.insert(object.clone(), why.clone());
+        }
     }
+    let standing = limits.standing.iter();
+    let standing = standing.map(|(object, why)| (object.clone(), why.clone()));
+    script.plan.blocked.extend(standing);
     if share.covers(&Object::Datastore) && script.group(Object::Datastore, Script::datastore) {
         script.group(Object::Machine, Script::machine);
     }
@@ -70,9 +74,20 @@ impl Script<'_> {
             .collect()
     }
 
+    /// Whether it is among what is asked for.
+    pub(super) fn is_meant(&self, object: &Object) -> bool {
+        let name = object
+            .repository()
+            .and_then(|guid| self.desired.names.get(&guid));
+        self.desired.asked.means(object, name)
+    }
+
     /// Everything about one repository.
     fn one(&mut self, guid: Guid) {
         let object = Object::Repository(guid);
+        if !self.is_meant(&object) {
+            return;
+        }
         if let Some(why) = self.base_blocked() {
             if self.desired.repositories.contains_key(&guid)
                 || self.desired.acts.contains_key(&guid)

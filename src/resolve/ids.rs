@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{Digest, Guid, Layout, Name, NetworkId};
@@ -15,8 +16,9 @@ pub struct Ids {
     drawn: Mutex<Drawn>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Drawn {
+/// The ids that were given to what is new.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Drawn {
     datastore: Option<Uuid>,
     guids: BTreeMap<Name, Guid>,
 }
@@ -41,6 +43,17 @@ impl Ids {
         }
     }
 
+    /// What was drawn so far.
+    pub fn drawn(&self) -> Drawn {
+        self.lock().clone()
+    }
+
+    /// Gives what an earlier command drew before drawing anew.
+    pub fn with(self, drawn: Drawn) -> Self {
+        *self.lock() = drawn;
+        self
+    }
+
     /// The lowest network id to give out.
     pub fn first_network(&self) -> NetworkId {
         self.first
@@ -49,7 +62,7 @@ impl Ids {
     /// The guid that a new repository of this name gets.
     pub fn guid(&self, name: &Name) -> Guid {
         *self
-            .drawn()
+            .lock()
             .guids
             .entry(name.clone())
             .or_insert_with(|| Guid::new(draw(self.seed, name.as_str())))
@@ -57,7 +70,7 @@ impl Ids {
 
     /// The guid last drawn for this name is taken: the next one is another.
     pub fn used(&self, name: &Name) {
-        if let Some(guid) = self.drawn().guids.get_mut(name) {
+        if let Some(guid) = self.lock().guids.get_mut(name) {
             *guid = Guid::new(match self.seed {
                 Some(_) => Uuid::new_v5(&guid.as_uuid(), name.as_str().as_bytes()),
                 None => Uuid::new_v4(),
@@ -68,12 +81,12 @@ impl Ids {
     /// The UUID that a new datastore gets.
     pub fn datastore(&self) -> Uuid {
         *self
-            .drawn()
+            .lock()
             .datastore
             .get_or_insert_with(|| draw(self.seed, "datastore"))
     }
 
-    fn drawn(&self) -> std::sync::MutexGuard<'_, Drawn> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Drawn> {
         self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

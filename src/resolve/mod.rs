@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use compose::{Context, transform};
-pub use ids::Ids;
+pub use ids::{Drawn, Ids};
 
 use crate::host::{ComposeDoor, ComposeInput, ComposeOutput, Scope};
 use crate::manifest::{self, Manifests, MovedFrom};

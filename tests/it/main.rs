@@ -29,3 +29,4 @@ mod manifest;
 mod rooms;
 mod service;
 mod sim;
+mod speak;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use bollard::Docker;
 use bollard::query_parameters::{InspectContainerOptions, LogsOptionsBuilder};
 use futures::StreamExt as _;
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::files::{is_gone, read_json, write_atomic, write_json};
 use super::program::{Output, Program};
 use super::{LinuxHost, containers, dockerd, tools};
-use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Done, StepError};
+use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, StepError};
 use crate::model::{
     Container, ContainerState, Digest, Guid, Health, Layout, Made, Name, NetworkId, Part,
     ProjectSpec, ServiceSpec,
@@ -155,17 +156,16 @@ pub(super) async fn down(
 }
 
 /// Waits until every service is well, and says at once when one cannot be.
-/// `waited` is how long that was waited for before.
 pub(super) async fn wait(
     layout: &Layout,
     _guid: Guid,
     network: NetworkId,
     project: &ProjectSpec,
-    waited: Duration,
+    cx: &Cx,
 ) -> Result<Done, StepError> {
-    let limit = project.healthy_within.unsigned_abs();
+    let limit = cx.limit(project);
     let began = Instant::now();
-    let elapsed = || waited + began.elapsed();
+    let elapsed = || cx.waited + began.elapsed();
     let mut down: BTreeMap<&str, usize> = BTreeMap::new();
     loop {
         let seen = containers::observe(layout, network).await;
@@ -193,7 +193,7 @@ pub(super) async fn wait(
             let looks = down.entry(name).or_default();
             *looks = if runs && !sick { 0 } else { *looks + 1 };
             if *looks >= LOOKS {
-                return Err(not_well(layout, network, project, name, container, elapsed()).await);
+                return Err(not_well(layout, network, name, container, elapsed(), limit).await);
             }
             waiting = Some((name, container));
         }
@@ -201,7 +201,7 @@ pub(super) async fn wait(
             return Ok(Done::Changed);
         };
         if elapsed() > limit {
-            return Err(not_well(layout, network, project, name, container, elapsed()).await);
+            return Err(not_well(layout, network, name, container, elapsed(), limit).await);
         }
         tokio::time::sleep(POLL).await;
     }
@@ -218,10 +218,10 @@ fn is_well(service: &ServiceSpec, container: &Container) -> bool {
 async fn not_well(
     layout: &Layout,
     network: NetworkId,
-    project: &ProjectSpec,
     service: &str,
     container: Option<&Container>,
     waited: Duration,
+    limit: Duration,
 ) -> StepError {
     let state = match container {
         None => "no container".to_owned(),
@@ -234,7 +234,7 @@ async fn not_well(
     let mut message = format!(
         "service {service}: waited {:.1} s of at most {:#} for it to be healthy; it is {state}",
         waited.as_secs_f64(),
-        project.healthy_within,
+        SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX),
     );
     if let Some(Container {
         id: Made::Is(id), ..
@@ -286,8 +286,9 @@ async fn last_lines(client: &Docker, id: &str) -> String {
     text.concat()
 }
 
-/// Removes the private folders of processes that were killed.
-fn sweep(layout: &Layout) {
+/// Removes the private folders of processes that were killed: what is in them may
+/// be secret, and where all is resolved already nobody makes a new one.
+pub(super) fn sweep(layout: &Layout) {
     let entries = std::fs::read_dir(layout.resolve()).into_iter().flatten();
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -333,7 +334,6 @@ struct Private(PathBuf);
 impl Private {
     fn make(layout: &Layout) -> Result<Self, StepError> {
         make_private(&layout.resolve())?;
-        sweep(layout);
         let own = format!("c-{}-{}", std::process::id(), uuid::Uuid::new_v4());
         let folder = layout.resolve().join(own);
         make_private(&folder)?;

@@ -70,7 +70,12 @@ impl LinuxHost {
 impl Host for LinuxHost {
     async fn observe(&self, scope: Scope) -> Actual {
         let host = self.clone();
-        let looked = blocking(move || (datastore(&host), listeners::networks()));
+        let looked = blocking(move || {
+            if scope == Scope::All {
+                compose::sweep(&host.layout);
+            }
+            (datastore(&host), listeners::networks())
+        });
         let layout = &self.layout;
         let (looked, proxy) = tokio::join!(looked, traefik::observe(layout));
         let (datastore, mut foreign_networks) = match looked {
@@ -174,7 +179,7 @@ impl LinuxHost {
                 guid,
                 network,
                 project,
-            } => compose::wait(layout, *guid, *network, project, cx.waited).await,
+            } => compose::wait(layout, *guid, *network, project, cx).await,
             Step::Down {
                 guid,
                 network,

@@ -12,6 +12,7 @@ pub use danger::Danger;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
@@ -260,6 +261,17 @@ impl Step {
             }
             _ => true,
         }
+    }
+
+    /// The step without the time at which it was planned: two plans for the same
+    /// are equal.
+    pub fn timeless(&self) -> Step {
+        let mut step = self.clone();
+        if let Step::Record(_, Patch::Delete(Some(stone))) = &mut step {
+            stone.due = Timestamp::UNIX_EPOCH;
+            stone.at = Timestamp::UNIX_EPOCH;
+        }
+        step
     }
 
     /// What to remember when the step fails for a reason that lies in its own

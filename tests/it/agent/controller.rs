@@ -316,6 +316,50 @@ async fn two_panics_set_a_key_aside_until_its_revision_and_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn l6_panics_with_a_success_or_a_long_time_between_set_nothing_aside() {
+    let notes = Notes::new();
+    let driver = Driver::new({
+        let notes = notes.clone();
+        move |key, _| {
+            let count = notes.note(key);
+            async move {
+                match (key, count % 2) {
+                    (3, _) if count >= 2 => resume_unwind(Box::new("again")),
+                    (_, 0) => resume_unwind(Box::new("now and then")),
+                    (1, _) => Next::Settled,
+                    (2, _) => Next::After(s(86_400)),
+                    // Neither well nor a panic, for hours.
+                    _ => {
+                        sleep(s(2 * 3600)).await;
+                        Next::Failed
+                    }
+                }
+            }
+        }
+    });
+    for month in 0..6 {
+        driver.handle.touch(1);
+        driver.handle.touch(2);
+        if month == 0 {
+            driver.handle.touch(3);
+        }
+        sleep(s(30 * 86_400)).await;
+    }
+    assert_eq!(notes.gaps(1).len(), 12);
+    assert!(notes.gaps(2).len() >= 12);
+    // The third's last two came one right after the other.
+    assert_eq!(notes.gaps(3), [0, 1, 2 * 3600 + 2, 4]);
+    assert_eq!(driver.handle.set_aside(), [3]);
+    let told = driver.end().await;
+    let of = |key| {
+        let told = told.iter().filter(move |told| told.0 == key);
+        told.map(|told| told.2).collect::<Vec<_>>()
+    };
+    assert!(of(1).iter().chain(&of(2)).all(|count| *count == 1));
+    assert_eq!(of(3), [1, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn how_an_older_revision_ends_says_nothing_about_the_newer() {
     let notes = Notes::new();
     let driver = Driver::new({

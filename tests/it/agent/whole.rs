@@ -1,7 +1,9 @@
 //! The agent over the simulated machine, on a clock that does not wait.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::sim::world::{Folder as Wanted, Repo};
 /// A running agent, its machine and its folder.
 pub struct Lab {
     pub agent: Arc<Agent<Arc<SimHost>, LocalLocks>>,
+    pub host: Arc<SimHost>,
     pub folder: Arc<Mutex<Manifests>>,
     pub board: Arc<Board>,
     hints: mpsc::Sender<Hint>,
@@ -43,6 +46,17 @@ impl Lab {
     }
 
     pub fn with(host: Arc<SimHost>, wanted: Manifests, policy: Policy) -> Self {
+        let machine = host.clone();
+        Self::opening(move |_| machine.clone(), host, wanted, policy)
+    }
+
+    /// An agent that gets its machine from `open`: at first this one.
+    fn opening(
+        open: impl Fn(Option<PathBuf>) -> Arc<SimHost> + Send + std::marker::Sync + 'static,
+        host: Arc<SimHost>,
+        wanted: Manifests,
+        policy: Policy,
+    ) -> Self {
         host.world().pace = Some(pace);
         host.world().revive();
         let folder = Arc::new(Mutex::new(wanted));
@@ -56,7 +70,7 @@ impl Lab {
         };
         let board = Arc::new(Board::default());
         let agent = Arc::new(Agent::new(
-            host,
+            open,
             LocalLocks::default(),
             Layout::new("/").unwrap(),
             load,
@@ -70,6 +84,7 @@ impl Lab {
         let task = tokio::spawn(agent.clone().run(heard, asked, cancel.clone()));
         Self {
             agent,
+            host,
             folder,
             board,
             hints,
@@ -80,7 +95,7 @@ impl Lab {
 
     /// How many projects run.
     fn running(&self) -> usize {
-        let mut world = self.agent.host().world();
+        let mut world = self.host.world();
         world
             .containers()
             .filter(|container| container.state == ContainerState::Running)
@@ -122,7 +137,7 @@ impl Lab {
     pub async fn stop(self) -> Vec<String> {
         self.cancel.cancel();
         self.task.await.unwrap();
-        self.agent.host().world().violations.clone()
+        self.host.world().violations.clone()
     }
 }
 
@@ -156,7 +171,7 @@ async fn l22_one_that_never_gets_well_and_one_that_crashes_delay_nobody() {
     let cursed = async {
         loop {
             let guid = {
-                let world = lab.agent.host().world();
+                let world = lab.host.world();
                 let all = world.actual.repositories.known().into_iter().flatten();
                 let mut named = all.filter_map(|(guid, repo)| Some((*guid, repo.record.known()?)));
                 named
@@ -164,7 +179,7 @@ async fn l22_one_that_never_gets_well_and_one_that_crashes_delay_nobody() {
                     .map(|(guid, _)| guid)
             };
             if let Some(guid) = guid {
-                lab.agent.host().world().cursed.insert(guid);
+                lab.host.world().cursed.insert(guid);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -189,6 +204,57 @@ async fn l22_one_that_never_gets_well_and_one_that_crashes_delay_nobody() {
     let status = lab.board.status();
     let sick = &status.objects["service/r0/p0"];
     assert_eq!(sick.reason.as_deref(), Some("RevisionFailed"));
+    let aside = &status.objects["repository/r1"];
+    assert!(aside.message.contains("set aside"), "{aside:?}");
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_look_that_crashes_is_tried_again_ever_more_seldom() {
+    let sick = Arc::new(AtomicBool::new(true));
+    let (host, crashes) = (Arc::new(SimHost::new()), sick.clone());
+    let machine = host.clone();
+    let open = move |_| match crashes.load(Ordering::Relaxed) {
+        true => resume_unwind(Box::new("no machine")),
+        false => machine.clone(),
+    };
+    let wanted = world(1, 0).manifests();
+    let lab = Lab::opening(open, host, wanted, Policy::default());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let events = lab.board.take().1;
+    let crashes = events.iter().filter(|event| event.what == "Crashed");
+    // 1 s, doubling to 5 min: 9 in the first 8 minutes, then one in 5.
+    let crashes = crashes.count();
+    assert!((15..=25).contains(&crashes), "{crashes} in an hour");
+    sick.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(lab.running(), 1);
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backing_file_is_the_one_that_the_folder_names_now() {
+    let (usual, other) = (Arc::new(SimHost::new()), Arc::new(SimHost::new()));
+    let machines = (usual.clone(), other.clone());
+    let open = move |file: Option<PathBuf>| match file {
+        None => machines.0.clone(),
+        Some(_) => machines.1.clone(),
+    };
+    // At its start the agent finds a folder without a machine.
+    let mut lab = Lab::opening(open, other, Manifests::default(), Policy::default());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut wanted = world(2, 0).manifests();
+    let machine = wanted.machine.as_mut().unwrap();
+    machine.datastore.as_mut().unwrap().backing_file = Some(PathBuf::from("/disk.img"));
+    lab.edit(|folder| *folder = wanted).await;
+    lab.until_well(2).await;
+    assert!(usual.world().performed.is_empty());
+    // And back: what is wanted is made where it is wanted.
+    usual.world().pace = Some(pace);
+    lab.host = usual;
+    lab.edit(|folder| *folder = world(1, 0).manifests()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lab.running(), 1);
     assert_eq!(lab.stop().await, Vec::<String>::new());
 }
 
@@ -200,7 +266,7 @@ async fn l21_of_a_hundred_quick_edits_the_last_is_what_runs() {
         // Every other one never gets well: its wait is ended by the next.
         if revision % 2 == 1 {
             let image = format!("i:{revision}");
-            lab.agent.host().world().broken.insert(image);
+            lab.host.world().broken.insert(image);
         }
         let next = world(3, revision).manifests();
         lab.edit(|folder| *folder = next).await;
@@ -250,7 +316,7 @@ async fn what_drifts_is_mended_when_somebody_says_so_and_at_the_next_turn() {
     lab.until_well(2).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let network = {
-        let mut world = lab.agent.host().world();
+        let mut world = lab.host.world();
         let mut first = world.repositories();
         let repo = first.next().unwrap();
         repo.containers = Part::Known(BTreeMap::new());
@@ -260,7 +326,7 @@ async fn what_drifts_is_mended_when_somebody_says_so_and_at_the_next_turn() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(lab.running(), 2, "a death was heard of");
 
-    for repo in lab.agent.host().world().repositories() {
+    for repo in lab.host.world().repositories() {
         repo.containers = Part::Known(BTreeMap::new());
     }
     tokio::time::sleep(Policy::default().interval + Duration::from_secs(10)).await;
@@ -314,13 +380,13 @@ async fn l1_an_emptied_folder_stops_nothing() {
 async fn an_unreadable_repository_is_left_alone_until_it_can_be_read() {
     let lab = Lab::start(SimHost::new(), world(2, 0).manifests());
     lab.until_well(2).await;
-    let guid = *lab.agent.host().world().contents.keys().next().unwrap();
+    let guid = *lab.host.world().contents.keys().next().unwrap();
     let torn = Unreadable::Record(guid);
-    lab.agent.host().world().unreadable.insert(torn);
+    lab.host.world().unreadable.insert(torn);
     let next = world(2, 1).manifests();
     lab.edit(|folder| *folder = next).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
-    lab.agent.host().world().unreadable.clear();
+    lab.host.world().unreadable.clear();
     tokio::time::sleep(Duration::from_secs(600)).await;
     let status = lab.board.status();
     let synced = status.objects.values().all(|row| row.sync == Sync::Synced);

@@ -1,14 +1,13 @@
-//! The agent on a real machine: what is saved is applied, what drifts is mended,
-//! and whenever it is killed the next one goes on from there.
+//! The agent on a real machine: what is saved is applied, what drifts is mended.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::lab::{Lab, body, kill, page, signal};
-use crate::dice::{Dice, long};
 
 /// An agent that is ended whatever happens.
 struct Running(Child);
@@ -163,28 +162,33 @@ fn l21_of_a_hundred_quick_edits_the_last_is_what_the_agent_runs() {
 }
 
 #[test]
-fn l27_an_agent_killed_at_any_instant_leaves_what_one_apply_finishes() {
-    let Some(lab) = Lab::shop("killed") else {
+fn the_datastore_is_where_the_folder_says_now_and_a_new_place_makes_no_new_one() {
+    let Some(lab) = Lab::shop("where") else {
         return;
     };
-    let times = if long() { 50 } else { 8 };
-    let mut dice = Dice::new();
-    lab.expect(0, &["apply"]);
-    let guid = lab.guid("shop");
-    let data = lab.put(&guid, "web/data/blob", dice.below(u64::MAX));
-    for round in 0..times {
-        let agent = Running::start(&lab, "1h");
-        lab.serve("shop", "web", &format!("round-{round}"));
-        if round % 2 == 1 {
-            lab.docker_of(&lab.network_of("shop"), &["rm", "-f", "api-api-1"]);
-        }
-        std::thread::sleep(Duration::from_millis(dice.below(3000)));
-        agent.kill();
-        lab.expect(0, &["apply"]);
-        lab.expect(0, &["diff"]);
-        assert_eq!(page("web"), format!("round-{round}"));
-        assert_eq!(fs::read(lab.inside(&guid, "web/data/blob")).unwrap(), data);
-        lab.nothing_leaked(2);
-    }
+    let machine = fs::read_to_string(lab.desired().join("machine.yaml")).unwrap();
+    let at = |file: &Path| {
+        let named = format!("size: 1G, backingFile: {} }}", file.display());
+        lab.write("machine.yaml", &machine.replace("size: 1G }", &named));
+    };
+    let told = |reason: &str| {
+        let events = lab.renet(&["events"]).stdout;
+        String::from_utf8_lossy(&events).contains(reason)
+    };
+    // At its start the agent finds no word about a place.
+    lab.remove("machine.yaml");
+    let agent = Running::start(&lab, "1h");
+    within(SOON, "no datastore", || told("NoDatastore"));
+    let (one, other) = (lab.root.join("one.img"), lab.root.join("other.img"));
+    at(&one);
+    within(Duration::from_secs(60), "a cold start", || in_sync(&lab));
+    assert!(one.exists() && !lab.root.join("mnt/rediacc.img").exists());
+    at(&other);
+    within(SOON, "the other place", || told("DatastoreMissing"));
+    assert!(!other.exists());
+    at(&one);
+    within(SOON, "the first place", || in_sync(&lab));
+    assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
+    agent.kill();
     lab.uninstall();
 }

@@ -1,11 +1,12 @@
-//! `kill -9` of renet alone, at every step boundary and at random instants:
-//! the next run converges, nothing is lost and nothing leaks.
+//! `kill -9` of renet alone, a command or the agent, at every step boundary and at
+//! random instants: the next run converges, nothing is lost and nothing leaks.
 //!
 //! A plain run takes a sample, `RENET_LONG=1` all; `RENET_SEED` repeats one.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::lab::{Lab, body, page};
@@ -14,95 +15,177 @@ use crate::dice::{Dice, long};
 /// When renet is killed.
 #[derive(Clone, Copy, Debug)]
 enum Kill {
-    /// Right after so many lines.
-    Lines(u64),
+    /// Right after so many steps.
+    Steps(usize),
     After(Duration),
 }
 
-/// How a whole run goes: its lines, and how long it takes.
-#[derive(Clone, Copy, Debug)]
+/// Random instants in one of the four tables of a long run: fifty in all.
+const INSTANTS: usize = 13;
+
+/// How a whole run goes: after how long each step ended, and all of it.
+#[derive(Debug)]
 struct Whole {
-    lines: u64,
+    steps: Vec<Duration>,
     took: Duration,
 }
 
 impl Whole {
-    fn of(lab: &Lab, args: &[&str]) -> Self {
-        let began = Instant::now();
-        let text = lab.expect(0, args);
-        Self {
-            lines: text.lines().count() as u64,
-            took: began.elapsed(),
-        }
-    }
-
-    /// Some boundaries and some instants; in a long run every boundary.
+    /// Some boundaries and some instants; in a long run all of them.
     fn kills(self, dice: &mut Dice, boundaries: usize, instants: usize) -> Vec<Kill> {
-        let mut lines: Vec<u64> = (1..self.lines).collect();
+        let mut steps: Vec<usize> = (1..=self.steps.len()).collect();
         let mut instants = instants;
         if long() {
-            instants = 50 / 4;
+            instants = INSTANTS;
         } else {
-            while lines.len() > boundaries {
-                let at = dice.below(lines.len() as u64) as usize;
-                lines.remove(at);
+            while steps.len() > boundaries {
+                let at = dice.below(steps.len() as u64) as usize;
+                steps.remove(at);
             }
         }
-        let micros = self.took.as_micros() as u64;
+        // What waits before its first step is not worth an instant.
+        let first = self.steps.first().copied().unwrap_or_default();
+        let from = first.saturating_sub(Duration::from_secs(1));
+        let micros = (self.took - from).as_micros() as u64;
         let instants =
-            (0..instants).map(|_| Kill::After(Duration::from_micros(dice.below(micros))));
-        lines.into_iter().map(Kill::Lines).chain(instants).collect()
+            (0..instants).map(|_| Kill::After(from + Duration::from_micros(dice.below(micros))));
+        steps.into_iter().map(Kill::Steps).chain(instants).collect()
     }
 }
 
-/// Runs it and kills it; only renet, as the kernel would.
-fn killed(lab: &Lab, args: &[&str], kill: Kill) {
-    let mut child = lab
-        .command(args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    match kill {
-        Kill::After(time) => std::thread::sleep(time),
-        Kill::Lines(count) => {
-            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-            for _ in 0..count {
-                lines.next();
+/// Who is killed.
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Apply,
+    Agent,
+}
+
+impl Who {
+    /// Starts it, and tells when each step has ended.
+    fn start(self, lab: &Lab, args: &[&str]) -> (Child, Receiver<Instant>) {
+        let mut command = match self {
+            Who::Apply => lab.command(args),
+            Who::Agent => lab.command(&["agent", "--interval", "1h"]),
+        };
+        command
+            .env("RENET_LOG", "renet::agent::status=info")
+            .env("NO_COLOR", "1");
+        let (out, err) = match self {
+            Who::Apply => (Stdio::piped(), Stdio::null()),
+            Who::Agent => (Stdio::null(), Stdio::piped()),
+        };
+        let mut child = command.stdout(out).stderr(err).spawn().unwrap();
+        let steps = match self {
+            Who::Apply => told(child.stdout.take().unwrap(), |_| true),
+            Who::Agent => told(child.stderr.take().unwrap(), |line| {
+                line.contains("what=\"Step\"")
+            }),
+        };
+        (child, steps)
+    }
+
+    /// Lets it do its work to the end.
+    fn whole(self, lab: &Lab, args: &[&str]) -> Whole {
+        let began = Instant::now();
+        let (mut child, steps) = self.start(lab, args);
+        match self {
+            Who::Apply => assert!(child.wait().unwrap().success()),
+            Who::Agent => {
+                at_rest(lab);
+                end(&mut child);
             }
         }
+        let took = began.elapsed();
+        let steps: Vec<Duration> = steps.iter().map(|at| at - began).collect();
+        eprintln!("{self:?} {args:?}: {} steps in {took:?}", steps.len());
+        Whole { steps, took }
     }
+
+    /// Lets it begin its work and kills it; only renet, as the kernel would.
+    fn killed(self, lab: &Lab, args: &[&str], kill: Kill) {
+        // An agent that needs fewer steps this time is at rest before.
+        const REST: Duration = Duration::from_secs(30);
+        let (mut child, steps) = self.start(lab, args);
+        match kill {
+            Kill::After(time) => std::thread::sleep(time),
+            Kill::Steps(count) => {
+                let until = Instant::now() + REST;
+                for _ in 0..count {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if steps.recv_timeout(left).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        end(&mut child);
+    }
+}
+
+fn end(child: &mut Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-#[test]
-fn a_cold_start_killed_anywhere_is_finished_by_the_next_apply() {
-    let mut dice = Dice::new();
-    let cold = |lab: &Lab, kill: Option<Kill>| {
-        if let Some(kill) = kill {
-            killed(lab, &["apply"], kill);
+/// When each line that counts came, until the other side is gone.
+fn told(lines: impl Read + Send + 'static, counts: fn(&str) -> bool) -> Receiver<Instant> {
+    let (send, steps) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(lines).lines().map_while(Result::ok) {
+            if counts(&line) {
+                let _ = send.send(Instant::now());
+            }
         }
-        let whole = Whole::of(lab, &["apply"]);
-        lab.expect(0, &["diff", "--prune"]);
-        assert_eq!(body(), "Hello from renet.\n", "{kill:?}");
-        eprintln!("{kill:?}");
-        lab.nothing_leaked(1);
-        lab.uninstall();
-        whole
-    };
-    let Some(lab) = Lab::new("cold") else { return };
-    let whole = cold(&lab, None);
+    });
+    steps
+}
+
+/// Waits until nothing is left to do.
+fn at_rest(lab: &Lab) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while lab.renet(&["diff", "--prune"]).status.code() != Some(0) {
+        assert!(Instant::now() < until, "the agent does not come to rest");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// From nothing.
+fn cold(who: Who, name: &str) {
+    let mut dice = Dice::new();
+    let Some(lab) = Lab::new(name) else { return };
+    let whole = who.whole(&lab, &["apply"]);
+    // Of one that was cut off while compose resolved; no process has this id.
+    let left = lab.root.join("run/rediacc/resolve/c-4194305-x");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("env"), "PASSWORD=1").unwrap();
+    lab.expect(0, &["diff"]);
+    assert!(!left.exists());
     drop(lab);
     for kill in whole.kills(&mut dice, 2, 2) {
-        let Some(lab) = Lab::new("cold") else { return };
-        cold(&lab, Some(kill));
+        let Some(lab) = Lab::new(name) else { return };
+        eprintln!("{kill:?}");
+        who.killed(&lab, &["apply"], kill);
+        lab.expect(0, &["apply"]);
+        lab.expect(0, &["diff", "--prune"]);
+        assert_eq!(body(), "Hello from renet.\n", "{kill:?}");
+        lab.nothing_leaked(1);
+        lab.uninstall();
     }
 }
 
 #[test]
-fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
-    let Some(lab) = Lab::shop("crash") else {
+fn a_cold_start_killed_anywhere_is_finished_by_the_next_apply() {
+    cold(Who::Apply, "cold");
+}
+
+#[test]
+fn l27_an_agent_killed_anywhere_in_a_cold_start_leaves_what_one_apply_finishes() {
+    cold(Who::Agent, "acold");
+}
+
+/// An update with a drift, a growth and a removal.
+fn changes(who: Who, name: &str) {
+    let Some(lab) = Lab::shop(name) else {
         return;
     };
     let mut dice = Dice::new();
@@ -139,14 +222,21 @@ fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
         round += 1;
         lab.serve("shop", "web", &format!("round-{round}"));
         lab.write("web/notes/a.txt", &"x".repeat(round));
+        if round % 2 == 1 {
+            lab.docker_of(&lab.network_of("shop"), &["rm", "-f", "api-api-1"]);
+        }
         format!("round-{round}")
     };
     update();
-    for kill in Whole::of(&lab, &["apply"]).kills(&mut dice, 3, 3) {
+    for kill in who.whole(&lab, &["apply"]).kills(&mut dice, 3, 3) {
         let answer = update();
-        killed(&lab, &["apply"], kill);
+        who.killed(&lab, &["apply"], kill);
         lab.expect(0, &["apply"]);
-        assert_eq!(page("web"), answer, "{kill:?}");
+        assert_eq!(
+            (page("web"), page("api")),
+            (answer, "api".into()),
+            "{kill:?}"
+        );
         sound("update", kill, 3);
     }
 
@@ -158,9 +248,9 @@ fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
         lab.expect(0, &["resume", "repository/disk"]);
     };
     grow();
-    for kill in Whole::of(&lab, &["apply"]).kills(&mut dice, 3, 3) {
+    for kill in who.whole(&lab, &["apply"]).kills(&mut dice, 3, 3) {
         grow();
-        killed(&lab, &["apply"], kill);
+        who.killed(&lab, &["apply"], kill);
         lab.expect(0, &["apply"]);
         sound("grow", kill, 3);
     }
@@ -178,11 +268,11 @@ fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
     };
     let args = ["apply", "--prune", "--confirm", "wiki"];
     hide();
-    let whole = Whole::of(&lab, &args);
+    let whole = who.whole(&lab, &args);
     show();
-    for kill in whole.kills(&mut dice, 3, 3) {
+    for kill in whole.kills(&mut dice, 2, 2) {
         hide();
-        killed(&lab, &args, kill);
+        who.killed(&lab, &args, kill);
         lab.expect(0, &args);
         sound("removal", kill, 2);
         assert_eq!(lab.state("wiki"), "deleted");
@@ -191,4 +281,14 @@ fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
     }
     assert_eq!(page("page"), "page");
     lab.uninstall();
+}
+
+#[test]
+fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
+    changes(Who::Apply, "crash");
+}
+
+#[test]
+fn l27_an_agent_killed_anywhere_in_an_update_a_growth_and_a_removal_loses_nothing() {
+    changes(Who::Agent, "acrash");
 }

@@ -40,12 +40,12 @@ fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
     let before = lab.started();
     let shown = lab.expect(1, &["diff"]);
     assert!(shown.contains("+    stop_grace_period: 2s"), "{shown}");
-    lab.mended("recreates container web");
+    lab.mended("-/+ container web");
     assert_ne!(lab.started(), before);
 
     // What somebody does by hand is shown and mended.
     lab.docker(&["rm", "-f", "web-web-1"]).unwrap();
-    lab.mended("~ up");
+    lab.mended("missing → running");
     let mounts = lab.root.join("mnt/rediacc/mounts");
     let mount = fs::read_dir(mounts)
         .unwrap()
@@ -60,9 +60,9 @@ fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
             .unwrap()
             .success()
     );
-    lab.mended("~ mount");
+    lab.mended("not mounted → mounted");
     fs::remove_file(lab.root.join("opt/rediacc/proxy/traefik/dynamic/renet.yml")).unwrap();
-    lab.mended("publish routes");
+    lab.mended("+ route hello");
 
     // A killed daemon is back by itself; its container never stopped.
     let before = lab.started();

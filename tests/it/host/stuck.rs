@@ -55,8 +55,8 @@ fn others_go_on(lab: &Lab, answer: &str) {
     let shown = lab.says(3, &["diff"], "Unknown");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
-    assert!(shown.contains("recreates container page"), "{shown}");
-    assert!(!shown.contains("recreates container web"), "{shown}");
+    assert!(shown.contains("-/+ container page"), "{shown}");
+    assert!(!shown.contains("container web"), "{shown}");
     lab.expect(0, &["repository", "list"]);
 }
 

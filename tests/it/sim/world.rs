@@ -277,6 +277,7 @@ impl Lab {
     pub fn look(&self, source: &Source) -> Wave {
         let wave = RUNTIME.with(|runtime| runtime.block_on(look(&self.host, source, &self.ids)));
         never_not_ready(&wave);
+        shown_whole(&wave);
         wave
     }
 
@@ -405,6 +406,19 @@ impl Lab {
 
 pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+/// What people are shown holds every step once, with its cause, and all that is
+/// in the way.
+fn shown_whole(wave: &Wave) {
+    let changes = wave.changes();
+    let steps = changes.objects.iter().flat_map(|change| &change.steps);
+    assert!(steps.clone().all(|step| !step.because.is_empty()));
+    assert_eq!(steps.count(), wave.plan.steps.len());
+    let blocked = changes.objects.iter().filter(|one| one.blocked.is_some());
+    let loud = wave.plan.blocked.values().filter(|why| !why.is_quiet());
+    assert_eq!(blocked.count(), loud.count());
+    assert_eq!(changes.in_sync, changes.objects.is_empty());
 }
 
 /// `NotReady` is a bug of the planner.
