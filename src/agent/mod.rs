@@ -9,6 +9,7 @@
 
 mod controller;
 mod folder;
+mod history;
 mod queue;
 mod reconcile;
 mod socket;
@@ -16,7 +17,10 @@ mod status;
 
 pub use controller::{Handle, Next, run};
 pub use folder::changes;
+pub use history::{Pass, PassResult, last_history};
 pub use queue::{Backoff, Queue, random};
 pub use reconcile::{Agent, Hint, Key, Policy, Request};
 pub use socket::{Answer, Asked, Obstacle, ask, serve};
-pub use status::{Board, Event, ObjectStatus, Status, Sync, last_events, last_status, persist};
+pub use status::{
+    Board, Event, ObjectStatus, Status, Sync, last_events, last_status, note, persist,
+};

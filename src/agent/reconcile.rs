@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::controller::{self, Handle, Next};
+use super::history::{EVERYTHING, Pass};
 use super::status::Board;
 use crate::execute::{self, Ledger, Locking, Options, Reconciler, Report, Rest, Shared};
 use crate::host::Host;
@@ -433,20 +434,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     /// The rows of all objects that nobody works on.
     fn tell(&self, wave: &execute::Wave, id: &str, next: Duration) {
-        let (desired, plan) = (&wave.desired, &wave.plan);
-        let mut objects: BTreeSet<Object> = desired.objects().collect();
-        objects.extend(plan.blocked.keys().cloned());
         let now = Timestamp::now();
-        let mut working: BTreeSet<Object> = plan.steps.iter().map(|step| step.object()).collect();
-        working.extend(plan.more.iter().cloned());
-        for object in &objects {
-            let why = plan.blocked.get(object);
-            if why.is_some() || !working.contains(object) {
-                self.board.found(now, &desired.label(object), why, id);
-            }
+        self.board.tell(now, wave, id);
+        if wave.plan.steps.is_empty() {
+            let blocked = wave.plan.blocked.iter();
+            let blocked = blocked.map(|(object, why)| (wave.desired.label(object), why));
+            self.board
+                .passed(Pass::ended("agent", EVERYTHING, id, 0, blocked));
         }
-        let labels: BTreeSet<String> = objects.iter().map(|one| desired.label(one)).collect();
-        self.board.keep(|object| labels.contains(object));
         self.board.update(|status| {
             status.last_pass = Some(now);
             status.next_pass = now.checked_add(next).ok();
@@ -469,6 +464,12 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             return Next::After(BUSY);
         }
         self.found_all(&rest, &revision.id);
+        let scope = rest.found.first();
+        let scope = scope.map_or_else(
+            || format!("repository/{guid}"),
+            |(object, _)| object.clone(),
+        );
+        self.passed(&scope, &rest, &ledger, &revision.id);
         let mut state = self.state();
         if rest.failed() {
             state.failing.insert(guid);
@@ -487,6 +488,9 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         let reconciler = self.reconciler(&revision, &options, &ledger);
         let rest = reconciler.routes(&retires).await;
         self.found_all(&rest, &revision.id);
+        if ledger.is_open() && (ledger.changed() > 0 || rest.failed()) {
+            self.passed("routes", &rest, &ledger, &revision.id);
+        }
         match (ledger.is_open(), rest.failed()) {
             (false, _) => Next::After(BUSY),
             (true, true) => Next::Failed,
@@ -501,6 +505,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
     }
 
+    /// Notes what a run over some of it came to.
+    fn passed(&self, scope: &str, rest: &Rest, ledger: &Ledger, id: &str) {
+        let blocked = rest.found.iter();
+        let blocked = blocked.filter_map(|(object, why)| Some((object.clone(), why.as_ref()?)));
+        let pass = Pass::ended("agent", scope, id, ledger.changed(), blocked);
+        self.board.passed(pass);
+    }
+
     /// One pass over everything, asked for by somebody who waits.
     async fn answer(&self, request: Request, cancel: CancellationToken) {
         let Some(revision) = self.read() else { return };
@@ -509,6 +521,8 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         if let (Prune::Retire(digest), Some(said)) = (&mut source.asked.prune, &request.confirm) {
             *digest = Some(Digest::typed(said));
         }
+        let scope = request.only.as_ref();
+        let scope = scope.map(|name| format!("repository/{name}"));
         let options = Options {
             only: request
                 .only
@@ -524,6 +538,9 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             &*self.board,
         )
         .await;
+        let mut pass = Pass::of(&report, "reconcile", &revision.id);
+        pass.scope = scope.unwrap_or(pass.scope);
+        self.board.passed(pass);
         self.state().failing.clear();
         self.handle.touch(Key::Survey);
         // Who asked may have gone.

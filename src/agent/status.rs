@@ -1,17 +1,20 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::execute::{Performed, Progress};
+use super::history::{Pass, record};
+use crate::execute::{Lock, Locking, Mode, Performed, Progress, Report, Wave};
 use crate::host::Done;
 use crate::host::linux::files::{append_line, read_json, write_json};
 use crate::model::{Blocked, Desired, Object, Part, Step};
+use crate::resolve::Source;
 
 /// What an agent tells of itself and of everything it looks after.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +74,7 @@ pub enum Sync {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// When.
     pub time: Timestamp,
@@ -94,6 +97,7 @@ pub struct Board {
 struct State {
     status: Status,
     events: VecDeque<Event>,
+    passes: Vec<Pass>,
 }
 
 /// Events that nobody took; the oldest are let go.
@@ -143,16 +147,34 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// Waits for news: the status, and what happened since this was last asked.
-    pub async fn news(&self) -> (Status, Vec<Event>) {
-        self.changed.notified().await;
-        self.take()
-    }
-
     /// The status, and what happened since this was last asked.
     pub fn take(&self) -> (Status, Vec<Event>) {
         let mut state = self.state();
         (state.status.clone(), state.events.drain(..).collect())
+    }
+
+    /// Notes what a run came to.
+    pub fn passed(&self, pass: Pass) {
+        self.state().passes.push(pass);
+        self.changed.notify_one();
+    }
+
+    /// Notes how every object was found that nobody works on; forgets those that
+    /// are no more.
+    pub fn tell(&self, now: Timestamp, wave: &Wave, revision: &str) {
+        let (desired, plan) = (&wave.desired, &wave.plan);
+        let mut objects: BTreeSet<Object> = desired.objects().collect();
+        objects.extend(plan.blocked.keys().cloned());
+        let mut working: BTreeSet<Object> = plan.steps.iter().map(Step::object).collect();
+        working.extend(plan.more.iter().cloned());
+        for object in &objects {
+            let why = plan.blocked.get(object);
+            if why.is_some() || !working.contains(object) {
+                self.found(now, &desired.label(object), why, revision);
+            }
+        }
+        let labels: BTreeSet<String> = objects.iter().map(|one| desired.label(one)).collect();
+        self.update(|status| status.objects.retain(|object, _| labels.contains(object)));
     }
 
     /// Notes how an object was found. The same again is the same row with a
@@ -207,11 +229,6 @@ impl Board {
             }
         });
     }
-
-    /// Forgets objects that are no more.
-    pub fn keep(&self, known: impl Fn(&str) -> bool) {
-        self.update(|status| status.objects.retain(|object, _| known(object)));
-    }
 }
 
 impl Progress for Board {
@@ -247,22 +264,55 @@ const GATHER: Duration = Duration::from_millis(100);
 
 /// Writes down what stands on the board, in a folder that may be deleted at any
 /// time, until dropped.
-pub async fn persist(board: &Board, folder: &Path) {
-    let (status_file, events_file) = (folder.join(STATUS), folder.join(EVENTS));
+pub async fn persist(board: &Board, folder: &Path, locks: &impl Locking) {
     loop {
-        let (_, mut events) = board.news().await;
+        board.changed.notified().await;
         tokio::time::sleep(GATHER).await;
-        let (status, more) = board.take();
-        events.extend(more);
-        let written = write_json(&status_file, &status, 0o600).and_then(|()| {
-            events.iter().try_for_each(|event| {
-                append_line(&events_file, &serde_json::to_string(event)?, LARGEST_LOG)
-            })
-        });
-        if let Err(error) = written {
-            tracing::warn!(folder = %folder.display(), %error, "the status could not be written");
-        }
+        write(board, folder, locks).await;
     }
+}
+
+async fn write(board: &Board, folder: &Path, locks: &impl Locking) {
+    let (status, events) = board.take();
+    let passes = std::mem::take(&mut board.state().passes);
+    let written = write_json(&folder.join(STATUS), &status, 0o600).and_then(|()| {
+        let log = folder.join(EVENTS);
+        events
+            .iter()
+            .try_for_each(|event| append_line(&log, &serde_json::to_string(event)?, LARGEST_LOG))
+    });
+    if let Err(error) = written {
+        tracing::warn!(folder = %folder.display(), %error, "the status could not be written");
+    }
+    record(folder, locks, passes).await;
+}
+
+/// Writes down what a command's run came to, beside what the agent writes. The
+/// objects' own rows are the agent's while one runs: it finds them by itself.
+pub async fn note(folder: &Path, locks: &impl Locking, source: &Source, by: &str, report: &Report) {
+    let revision = source.manifests.digest();
+    let revision = revision.short();
+    let mut pass = Pass::of(report, by, revision);
+    let only: Vec<String> = source.asked.only.iter().map(ToString::to_string).collect();
+    if !only.is_empty() {
+        pass.scope = only.join(" ");
+        return record(folder, locks, vec![pass]).await;
+    }
+    let Ok(_no_agent) = locks.lock(Lock::Agent, Mode::Alone).await else {
+        return record(folder, locks, vec![pass]).await;
+    };
+    let (board, now) = (Board::default(), Timestamp::now());
+    board.update(|status| {
+        *status = last_status(folder).known().cloned().unwrap_or_default();
+        source.owner.source.clone_into(&mut status.source);
+        if status.revision.as_deref() != Some(revision) {
+            status.revision = Some(revision.to_owned());
+            status.revision_since = Some(now);
+        }
+    });
+    board.tell(now, &report.last, revision);
+    board.passed(pass);
+    write(&board, folder, locks).await;
 }
 
 /// The status as it was last written down.

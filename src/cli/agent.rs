@@ -40,7 +40,8 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         .ok_or_else(|| Failure::usage("--interval must be at least 1s"))?;
     let folder = args.desired.clone().unwrap_or_else(|| layout.desired());
     let folder = std::path::absolute(folder)?;
-    let only = FileLocks::new(layout.locks(), Duration::ZERO, |_, _| ());
+    // Others look whether an agent runs by taking its lock for a moment.
+    let only = FileLocks::new(layout.locks(), PATIENCE, |_, _| ());
     let _only = only
         .lock(Lock::Agent, Mode::Alone)
         .await
@@ -58,7 +59,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         "Started",
         env!("CARGO_PKG_VERSION"),
     );
-    let locks = FileLocks::new(layout.locks(), PATIENCE, |_, _| ());
+    let patient = || FileLocks::new(layout.locks(), PATIENCE, |_, _| ());
     let policy = Policy {
         interval,
         ..Policy::default()
@@ -67,11 +68,11 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let load = move || manifest::load(&read);
     let (root, binary) = (layout.clone(), std::env::current_exe()?);
     let open = move |backing_file| LinuxHost::new(root.clone(), backing_file, binary.clone());
-    let agent = Agent::new(open, locks, layout.clone(), load, policy, board.clone());
+    let agent = Agent::new(open, patient(), layout.clone(), load, policy, board.clone());
 
     let (requests, asked) = mpsc::channel(16);
     let socket = layout.agent_socket();
-    let status = layout.agent();
+    let (status, locks) = (layout.agent(), patient());
     let agent = Arc::new(agent).run(hints(&layout, folder)?, asked, interrupt.token());
     let ended = tokio::select! {
         () = agent => Ok(Interrupt::code()),
@@ -79,12 +80,12 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
             let said = served.err().map_or(String::new(), |error| error.to_string());
             Err(anyhow::anyhow!("{}: {said}", socket.display()))
         }
-        () = persist(&board, &status) => Ok(0),
+        () = persist(&board, &status, &locks) => Ok(0),
         () = tell_systemd(&board) => Ok(0),
     };
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     board.event(Timestamp::now(), "agent", "Ended", "");
-    let last = persist(&board, &status);
+    let last = persist(&board, &status, &locks);
     let _ = tokio::time::timeout(PATIENCE, last).await;
     ended
 }

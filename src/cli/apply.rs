@@ -111,6 +111,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     if changes.in_sync && text {
         anstream::print!("{}", render::changes(&changes, render::WIDTH));
         anstream::println!("{}", session.in_sync(&wave));
+        session.note("apply", &Report::nothing(wave)).await;
         return Ok(invalid);
     }
     let shown = Shown {
@@ -121,6 +122,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         true => Report::nothing(wave),
         false => until_well(&session, args, shown, began).await,
     };
+    session.note("apply", &report).await;
     let code = match session.code(&report) {
         3 if args.wait.is_some() && only_waits(&report) => 4,
         code => code,

@@ -4,8 +4,11 @@
 mod agent;
 mod apply;
 mod diff;
+mod doctor;
 mod events;
+mod explain;
 mod get;
+mod history;
 mod interrupt;
 mod output;
 mod progress;
@@ -13,9 +16,12 @@ mod reconcile;
 pub mod render;
 mod repository;
 mod saved;
+mod schema;
 mod session;
+mod status;
 mod supervise;
 mod suspend;
+mod trial;
 mod uninstall;
 mod validate;
 
@@ -25,6 +31,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::model::{Layout, Named, NotNamed};
+
+pub use schema::schemas;
 
 /// One Linux server becomes what a folder of manifests says it is, and stays so
 #[derive(Debug, Parser)]
@@ -46,14 +54,19 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Validate(validate::Args),
+    Schema(schema::Args),
+    Explain(explain::Args),
     Diff(diff::Args),
     Apply(apply::Args),
     Get(get::Args),
+    Status(status::Args),
+    History(history::Args),
     #[command(subcommand)]
     Repository(repository::Command),
     Agent(agent::Args),
     Reconcile(reconcile::Args),
     Events(events::Args),
+    Doctor(doctor::Args),
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
     Uninstall(uninstall::Args),
@@ -94,13 +107,18 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
     let layout = Layout::new(&cli.root).map_err(|error| Failure::usage(error.to_string()))?;
     match cli.command {
         Command::Validate(args) => validate::run(&args, &layout.desired()),
+        Command::Schema(args) => schema::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args, layout).await,
         Command::Apply(args) => apply::run(&args, layout).await,
         Command::Get(args) => get::run(&args, layout).await,
+        Command::Status(args) => status::run(&args, layout).await,
+        Command::History(args) => history::run(&args, &layout),
         Command::Repository(command) => repository::run(&command, layout).await,
         Command::Agent(args) => agent::run(&args, layout).await,
         Command::Reconcile(args) => reconcile::run(&args, layout).await,
         Command::Events(args) => events::run(&args, &layout),
+        Command::Doctor(args) => doctor::run(&args, layout).await,
         Command::Suspend(args) => suspend::suspend(&args, layout).await,
         Command::Resume(args) => suspend::resume(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,

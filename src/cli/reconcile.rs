@@ -61,6 +61,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     };
     // Like the agent it shows nothing: its bound is its first locked look.
     let report = session.run(None, &how).await;
+    if only.is_none() {
+        session.note("reconcile", &report).await;
+    }
     session.say(&report);
     Ok(session.code(&report))
 }

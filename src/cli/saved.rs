@@ -1,7 +1,6 @@
 //! A plan in a file: made by `diff --out`, carried out by `apply FILE` only while
 //! nothing that it was made of has changed.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -12,6 +11,7 @@ use serde_json::Value;
 use super::Failure;
 use super::session::{Meant, Session};
 use crate::execute::Wave;
+use crate::host::linux::files::write_json;
 use crate::model::Digest;
 use crate::plan::changes::Changes;
 use crate::resolve::Drawn;
@@ -59,17 +59,7 @@ impl SavedPlan {
 
     /// Writes it for its owner alone: it shows what is about to happen.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let place = || format!("cannot write {}", path.display());
-        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        writeln!(file)?;
-        file.as_file().sync_all().with_context(place)?;
-        file.persist(path).with_context(place)?;
-        Ok(())
+        write_json(path, self, 0o600).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Reads it.

@@ -10,6 +10,7 @@ use super::interrupt::Interrupt;
 use super::progress::Lines;
 use super::render::Outcome;
 use super::{Failure, need_root, render};
+use crate::agent;
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::linux::LinuxHost;
 use crate::manifest;
@@ -202,6 +203,13 @@ impl Session {
         .await;
         lines.end();
         report
+    }
+
+    /// Writes down what a run of the folder came to, by the name of its command.
+    pub async fn note(&self, by: &str, report: &Report) {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        let locks = FileLocks::new(self.layout.locks(), PATIENCE, |_, _| ());
+        agent::note(&self.layout.agent(), &locks, &self.source, by, report).await;
     }
 
     /// Says what a run came to.

@@ -173,7 +173,7 @@ impl Ledger {
     }
 
     /// How many steps changed something.
-    pub(super) fn changed(&self) -> usize {
+    pub fn changed(&self) -> usize {
         let entries = self.entries();
         let changed = |one: &&Performed| one.outcome == Ok(Done::Changed);
         entries.performed.iter().filter(changed).count()

@@ -19,6 +19,16 @@ pub(super) struct Fields<'a> {
     asked: RefCell<Vec<&'static str>>,
     /// Reported at the end, when a misspelt field can be told from a missing one.
     missing: RefCell<Vec<(&'static str, String)>>,
+    /// Where it stands in its document.
+    #[cfg(test)]
+    path: String,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Every field that was asked for, by its path, and whether it must be there.
+    pub(super) static ASKED: RefCell<std::collections::BTreeSet<(String, bool)>> =
+        RefCell::default();
 }
 
 impl<'a> Fields<'a> {
@@ -36,15 +46,32 @@ impl<'a> Fields<'a> {
             at,
             asked: RefCell::default(),
             missing: RefCell::default(),
+            #[cfg(test)]
+            path: String::new(),
         }
     }
 
     /// A field's key and value.
     pub fn entry(&self, name: &'static str) -> Option<&'a (Node, Node)> {
+        #[cfg(test)]
+        self.note(name, false);
         self.asked.borrow_mut().push(name);
         self.entries
             .iter()
             .find(|(key, _)| key.text() == Some(name))
+    }
+
+    /// Notes for the test that holds the schema against the decoder.
+    #[cfg(test)]
+    fn note(&self, name: &str, required: bool) {
+        ASKED.with_borrow_mut(|asked| {
+            let path = |required| (format!("{}{name}", self.path), required);
+            // What is required is asked for twice.
+            if !asked.contains(&path(true)) {
+                asked.remove(&path(!required));
+                asked.insert(path(required));
+            }
+        });
     }
 
     /// The place of a field's value.
@@ -58,7 +85,7 @@ impl<'a> Fields<'a> {
     /// The mapping in a field.
     pub fn map(&self, name: &'static str) -> Option<Fields<'a>> {
         let (key, value) = self.entry(name)?;
-        self.inner(name, key, value)
+        self.inner(name, name, key, value)
     }
 
     /// The entries of a mapping in a field, whose keys are not ours.
@@ -66,11 +93,24 @@ impl<'a> Fields<'a> {
         self.map(name).map_or(&[], |map| map.entries)
     }
 
-    /// The mapping at an entry of a mapping.
-    pub fn inner(&self, name: &str, key: &Node, value: &'a Node) -> Option<Fields<'a>> {
+    /// The mapping at an entry of the mapping in a field.
+    pub fn item(&self, of: &str, key: &Node, value: &'a Node) -> Option<Fields<'a>> {
+        let name = key.text().unwrap_or_default();
+        self.inner(name, &format!("{of}.*"), key, value)
+    }
+
+    fn inner(&self, name: &str, _path: &str, key: &Node, value: &'a Node) -> Option<Fields<'a>> {
         let place = key.place(self.source);
         match value.kind {
-            Kind::Map(_) => Some(Self::new(value, place, self.source, self.report)),
+            Kind::Map(_) => {
+                let fields = Self::new(value, place, self.source, self.report);
+                #[cfg(test)]
+                let fields = Self {
+                    path: format!("{}{_path}.", self.path),
+                    ..fields
+                };
+                Some(fields)
+            }
             Kind::Null => {
                 self.report.at(
                     &place,
@@ -100,6 +140,8 @@ impl<'a> Fields<'a> {
 
     /// Notes a field that is missing.
     fn missing(&self, name: &'static str, cure: &str) -> bool {
+        #[cfg(test)]
+        self.note(name, true);
         let missing = self.entry(name).is_none();
         if missing {
             self.missing.borrow_mut().push((name, cure.to_owned()));

@@ -17,6 +17,7 @@ mod load;
 mod problem;
 mod render;
 mod root;
+pub mod schema;
 mod service;
 mod tree;
 

@@ -86,7 +86,7 @@ fn managed(spec: &Fields, context: &Context) -> Vec<Managed> {
                 continue;
             }
         };
-        let Some(fields) = spec.inner(path.as_str(), key, value) else {
+        let Some(fields) = spec.item("files", key, value) else {
             continue;
         };
         let file = fields.optional("file", text::<RelPath>);
@@ -216,7 +216,12 @@ fn limit(node: &Node) -> Result<SignedDuration, String> {
         Kind::Number(number) => return Err(format!("a time has a unit; write `{number}s`")),
         _ => text::<String>(node)?,
     };
-    let limit: SignedDuration = text.parse().map_err(|_| cure.to_owned())?;
+    // One form: the parser knows many more.
+    let plain = text
+        .chars()
+        .all(|c| c.is_ascii_digit() || "hms".contains(c));
+    let limit: Option<SignedDuration> = text.parse().ok().filter(|_| plain);
+    let limit = limit.ok_or(cure)?;
     match (LEAST..=MOST).contains(&limit) {
         true => Ok(limit),
         false => Err(format!(

@@ -227,6 +227,16 @@ impl Layout {
         self.run().join("proxy")
     }
 
+    /// Where keys usually are that manifests name.
+    pub fn keys(&self) -> PathBuf {
+        self.under("etc/rediacc/keys")
+    }
+
+    /// Secrets that renet keeps.
+    pub fn credentials(&self) -> PathBuf {
+        self.datastore().join(".credentials")
+    }
+
     /// The default folder of manifests.
     pub fn desired(&self) -> PathBuf {
         self.under("etc/rediacc/desired")

@@ -24,9 +24,11 @@ mod agent {
     mod week;
     mod whole;
 }
+mod cli;
 mod dice;
 mod manifest;
 mod rooms;
+mod schema;
 mod service;
 mod sim;
 mod speak;

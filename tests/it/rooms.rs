@@ -20,7 +20,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// The file's code without its tests and comments.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = text.split("[cfg(test)]").next().unwrap_or_default();
     code.lines()
         .filter(|line| !line.trim_start().starts_with("//"))
         .collect::<Vec<_>>()

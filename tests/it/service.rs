@@ -189,7 +189,9 @@ fn times_have_a_unit_and_bounds() {
         ("60", "a time has a unit | write `60s`".to_owned()),
         ("soon", format!("bad `healthy` | {cure}")),
         ("0s", format!("`0s` is too short or too long | {cure}")),
-        ("-5s", format!("`-5s` is too short or too long | {cure}")),
+        ("-5s", format!("bad `healthy` | {cure}")),
+        ("1 hour", format!("bad `healthy` | {cure}")),
+        ("5s2m", format!("bad `healthy` | {cure}")),
         ("61m", format!("`61m` is too short or too long | {cure}")),
     ] {
         let wait = format!("  wait: {{ healthy: {written} }}\n");

@@ -6,6 +6,7 @@ mod btrfs;
 mod compose;
 mod containers;
 pub(crate) mod dockerd;
+pub mod doctor;
 pub mod events;
 mod ext4;
 pub mod files;

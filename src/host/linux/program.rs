@@ -223,6 +223,11 @@ fn find(program: &OsStr) -> OsString {
         .map_or_else(|| program.to_owned(), PathBuf::into_os_string)
 }
 
+/// Whether there is a program of this name.
+pub(super) fn is_installed(program: &str) -> bool {
+    find(OsStr::new(program)) != program
+}
+
 fn end(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {

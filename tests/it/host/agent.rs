@@ -123,6 +123,15 @@ fn the_agent_applies_what_is_saved_and_mends_what_drifts() {
     lab.says(0, &["events"], "publish routes");
     lab.says(0, &["reconcile"], "The agent performed 0 steps. In sync.");
     lab.says(5, &["agent"], "another agent runs");
+    lab.says(0, &["status"], &format!("agent runs (pid {})", agent.pid()));
+    // What it and others did is remembered side by side, each result once.
+    lab.says(0, &["apply"], "In sync");
+    lab.says(0, &["apply"], "In sync");
+    within(SOON, "the history", || {
+        let passes = lab.history();
+        let twice = |pass: &serde_json::Value| pass["by"] == "apply" && pass["count"] == 2;
+        passes.iter().any(twice) && passes.iter().any(|pass| pass["by"] == "agent")
+    });
 
     // Told to be left alone it is, until it is told otherwise (L18).
     lab.expect(0, &["repository", "down", "hello"]);
@@ -138,7 +147,11 @@ fn the_agent_applies_what_is_saved_and_mends_what_drifts() {
     assert_eq!(agent.ended(Duration::from_secs(10)), Some(143));
     lab.says(0, &["get"], "no agent runs");
     lab.says(0, &["events", "-n", "3"], "Ended");
+    // The agent's files may be deleted at any time.
+    fs::remove_dir_all(lab.root.join("var/lib/rediacc/agent")).unwrap();
     lab.says(0, &["apply"], "In sync");
+    lab.says(0, &["get"], "no agent runs; revision");
+    assert_eq!(lab.history()[0]["result"], "Synced");
     lab.uninstall();
 }
 

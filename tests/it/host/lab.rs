@@ -87,6 +87,12 @@ impl Lab {
         self.root.join("mnt/rediacc")
     }
 
+    /// What `renet history` prints.
+    pub fn history(&self) -> Vec<serde_json::Value> {
+        let output = self.renet(&["history", "-o", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// Writes a file into the folder of manifests.
     pub fn write(&self, path: &str, text: &str) {
         let path = self.desired().join(path);
