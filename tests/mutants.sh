@@ -49,6 +49,12 @@ others' tombstones are revived|src/resolve/mod.rs|s/let whose = (!source.asked.t
 a stopped project forgets its failure|src/model/record.rs|s/record.projects.remove(project);/record.projects.remove(project); record.failed.remove(project);/
 a missing image is made again|src/plan/repository.rs|s/true => Err(Stop::Block(Blocked::ImageMissing)),/true => Ok(()),/
 a name is taken twice|src/plan/retire.rs|s/self.name_is_free(guid, &record.name)?;//
+what is not well is no hindrance|src/plan/repository.rs|s/self.dependencies_are_well(spec, project)?;//
+what runs waits for its dependencies too|src/plan/repository.rs|s/if !up.holds(&self.scratch)? {/if true {/
+all start at once|src/execute/reconciler.rs|s/let depends = later.any(|on| desired.depends_on(&object, on));/let depends = later.any(|_| false);/
+what starts now counts on what is put off|src/plan/repository.rs|s/later.push(project);/self.group(service, |script| script.project(spec, project));/
+all waits hold up all starts|src/execute/reconciler.rs|s/let opens = outcome.is_ok() && /let opens = false \&\& /
+stopped in the order of their names|src/plan/repository.rs|s/for project in owned.into_iter().rev() {/for project in owned {/
 stale addresses are published|src/plan/routes.rs|s/record.network.address(slot) != route.address/false \&\& record.network.address(slot) != route.address/
 LIST
 }

@@ -14,7 +14,7 @@ use super::controller::{self, Handle, Next};
 use super::history::{EVERYTHING, Pass};
 use super::status::Board;
 use crate::execute::{self, Ledger, Locking, Options, Reconciler, Report, Rest, Shared};
-use crate::host::{Cx, Host};
+use crate::host::Host;
 use crate::manifest::Folder;
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Name, NetworkId, Object, Owner, Prune};
 use crate::plan::Share;
@@ -63,8 +63,6 @@ pub struct Policy {
     /// How long something must have been missing from the folder before it is
     /// retired: a folder that is being written looks just the same for a moment.
     pub settle: Duration,
-    /// How long a `Wait` may take.
-    pub wait: Duration,
 }
 
 impl Default for Policy {
@@ -72,7 +70,6 @@ impl Default for Policy {
         Self {
             interval: Duration::from_secs(180),
             settle: Duration::from_secs(10),
-            wait: Cx::default().wait,
         }
     }
 }
@@ -272,10 +269,6 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
 
     fn options(&self, cancel: CancellationToken) -> Options {
         Options {
-            cx: Cx {
-                wait: self.policy.wait,
-                ..Cx::default()
-            },
             cancel,
             ..Options::default()
         }

@@ -135,9 +135,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
 /// Runs, and with `--wait` looks again while all that is left is to get well.
 async fn until_well(session: &Session, args: &Args, shown: Shown, began: Instant) -> Report {
     let left = || args.wait.map(|wait| wait.saturating_sub(began.elapsed()));
-    let how = |wait: Option<Duration>| How {
+    let how = |limit: Option<Duration>| How {
         lock_wait: Duration::from_secs(args.lock_wait),
-        wait: wait.unwrap_or(How::default().wait),
+        limit,
         quiet: args.output != Format::Text,
         ..How::default()
     };

@@ -12,7 +12,6 @@ use super::render::Outcome;
 use super::{Failure, need_root, output, render};
 use crate::agent::{self, last_status};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
-use crate::host::Cx;
 use crate::host::linux::LinuxHost;
 use crate::manifest;
 use crate::model::{
@@ -194,10 +193,7 @@ impl Session {
         let interrupt = Interrupt::listen();
         let options = Options {
             shown,
-            cx: Cx {
-                wait: how.wait,
-                ..Cx::default()
-            },
+            limit: how.limit,
             cancel: interrupt.token(),
             only: how.only,
         };
@@ -282,7 +278,8 @@ impl Session {
 #[derive(Clone, Debug)]
 pub struct How {
     pub lock_wait: Duration,
-    pub wait: Duration,
+    /// How long each project may take to get well, whatever its manifest says.
+    pub limit: Option<Duration>,
     pub only: Option<Guid>,
     /// Standard output is for the result alone.
     pub quiet: bool,
@@ -292,7 +289,7 @@ impl Default for How {
     fn default() -> Self {
         Self {
             lock_wait: Duration::from_secs(30),
-            wait: Cx::default().wait,
+            limit: None,
             only: None,
             quiet: false,
         }

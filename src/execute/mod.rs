@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use locks::{Busy, FileLocks, Held, LocalLocks, Lock, Locking, Mode};
 pub use reconciler::{Ledger, Reconciler, Rest, Shared};
 
-use crate::host::{Cx, Done, Host, Scope, StepError};
+use crate::host::{Done, Host, Scope, StepError};
 use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Step};
 use crate::plan::changes::{Changes, changes};
 use crate::plan::{Limits, Plan, Share, plan};
@@ -126,8 +126,8 @@ impl Shown {
 pub struct Options {
     /// The plan that was shown, where one was: a run with more danger stops.
     pub shown: Option<Shown>,
-    /// What every step is given.
-    pub cx: Cx,
+    /// How long each project may take to get well, whatever its manifest says.
+    pub limit: Option<Duration>,
     /// Told to end: it does so before the next step.
     pub cancel: CancellationToken,
     /// The one repository that is worked on.

@@ -1,18 +1,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::{Busy, Held, Lock, Locking, Mode, Options, Performed, Progress, Report, Wave, failed};
 use crate::host::{Blame, Cx, Done, Host, Scope, StepError};
-use crate::model::{Actual, Blocked, Danger, Guid, Object, Part, Repository, Step};
+use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Part, Repository, Slot, Step};
 use crate::plan::{Limits, Plan, Share, Tried, plan};
 use crate::resolve::{Ids, Source, resolve};
 
-/// A cold start takes five; more than this is a planner that goes in circles.
-const MOST_WAVES: usize = 24;
+/// A cold start takes five, and one for each project of a chain in which one
+/// depends on the next; more than this is a planner that goes in circles.
+const MOST_WAVES: usize = 24 + Slot::COUNT as usize;
 
 /// How often one step may be needed in one run: done, undone by the machine,
 /// done again. The third time it is not drift but a loop.
@@ -91,6 +94,8 @@ pub struct Ledger(Mutex<Entries>);
 #[derive(Debug, Default)]
 struct Entries {
     performed: Vec<Performed>,
+    /// Since when each revision is waited for.
+    waited: Vec<(Step, Instant)>,
     tried: Tried,
     busy: Vec<(Object, Busy)>,
     interrupted: bool,
@@ -196,6 +201,18 @@ impl Ledger {
         self.entries().tried.insert(Object::Repository(guid), why);
     }
 
+    /// How long the step was waited for before.
+    fn waited(&self, step: &Step) -> Duration {
+        let waited = &mut self.entries().waited;
+        match waited.iter().find(|(before, _)| before == step) {
+            Some((_, since)) => since.elapsed(),
+            None => {
+                waited.push((step.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
     fn busy(&self, object: Object, busy: Busy) {
         self.entries().busy.push((object, busy));
     }
@@ -236,6 +253,50 @@ enum End {
 struct Hand<'a> {
     locks: Vec<Held>,
     _permit: Option<SemaphorePermit<'a>>,
+}
+
+/// What is waited for at the end of a wave, and what comes after that: it is for
+/// the next look. Everything else goes on.
+#[derive(Default)]
+struct Waits<'a> {
+    steps: Vec<&'a Step>,
+    later: BTreeSet<Object>,
+}
+
+impl<'a> Waits<'a> {
+    /// Whether the step is not for this wave.
+    fn put_off(&mut self, desired: &Desired, step: &'a Step) -> bool {
+        let object = step.object();
+        if self.later.contains(&object) {
+            return true;
+        }
+        let mut later = self.later.iter();
+        let depends = later.any(|on| desired.depends_on(&object, on));
+        if !depends && !step.only_waits() {
+            return false;
+        }
+        if !depends {
+            self.steps.push(step);
+        }
+        self.later.insert(object);
+        true
+    }
+
+    /// Whether something starts only when this wait has ended well.
+    fn hold_up(&self, desired: &Desired, step: &Step) -> bool {
+        let object = step.object();
+        let mut later = self.later.iter();
+        later.any(|other| desired.depends_on(other, &object))
+    }
+}
+
+impl Hand<'_> {
+    fn cx(&self) -> Cx {
+        Cx {
+            locks: self.locks.iter().filter_map(Held::file).collect(),
+            ..Cx::default()
+        }
+    }
 }
 
 impl<H: Host, L: Locking> Reconciler<'_, H, L> {
@@ -455,19 +516,15 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
     /// Performs a wave's steps in their order, until one fails or what comes next
     /// depends on more than the plan could know.
     async fn perform_all<'s>(&'s self, wave: &Wave, hand: &mut Hand<'s>, share: Share) -> End {
-        let mut waits = Vec::new();
+        let mut waits = Waits::default();
         for step in &wave.plan.steps {
             if self.options.cancel.is_cancelled() {
                 return self.interrupted();
             }
-            // What comes after a wait is for the next look; other projects go on.
-            if step.only_waits() {
-                waits.push(step);
-            }
-            if waits.iter().any(|wait| wait.object() == step.object()) {
+            if waits.put_off(&wave.desired, step) {
                 continue;
             }
-            let cx = self.cx(hand);
+            let cx = hand.cx();
             let outcome = match self.again(step) {
                 Some(error) => Err(error),
                 None => {
@@ -492,17 +549,10 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             }
         }
         match share {
-            Share::Repository(guid) if !waits.is_empty() => {
+            Share::Repository(guid) if !waits.steps.is_empty() => {
                 self.wait(wave, &waits, hand, guid).await
             }
             _ => End::Look,
-        }
-    }
-
-    fn cx(&self, hand: &Hand<'_>) -> Cx {
-        Cx {
-            locks: hand.locks.iter().filter_map(Held::file).collect(),
-            ..self.options.cx.clone()
         }
     }
 
@@ -524,40 +574,56 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             took: began.elapsed(),
         };
         self.progress.ended(&wave.desired, &performed);
-        self.ledger.entries().performed.push(performed);
+        let mut entries = self.ledger.entries();
+        entries.waited.retain(|(before, _)| before != step);
+        entries.performed.push(performed);
     }
 
-    /// Waits without any lock, for all at once; whether what was waited for is
-    /// still what matters is found out under the lock again.
+    /// Waits without any lock, for all at once, until all have ended or something
+    /// can go on; whether what was waited for is still what matters is found out
+    /// under the lock again.
     async fn wait<'s>(
         &'s self,
         wave: &Wave,
-        waits: &[&Step],
+        waits: &Waits<'_>,
         hand: &mut Hand<'s>,
         guid: Guid,
     ) -> End {
-        let cx = Cx {
-            locks: Vec::new(),
-            ..self.options.cx.clone()
-        };
         hand.locks.clear();
         hand._permit = None;
-        let each = waits.iter().map(async |step| {
+        let each = waits.steps.iter().map(async |step| {
             let began = Instant::now();
+            let cx = Cx {
+                limit: self.options.limit,
+                waited: self.ledger.waited(step),
+                ..Cx::default()
+            };
             self.progress.begins(&wave.desired, step);
-            (self.host.perform(step, &cx).await, began)
+            (*step, self.host.perform(step, &cx).await, began)
         });
+        let mut each: FuturesUnordered<_> = each.collect();
         let outcomes = tokio::select! {
             biased;
             () = self.options.cancel.cancelled() => return self.interrupted(),
-            outcomes = join_all(each) => outcomes,
+            outcomes = async {
+                let mut ended = Vec::new();
+                while let Some(one) = each.next().await {
+                    let (step, outcome, _) = &one;
+                    let opens = outcome.is_ok() && waits.hold_up(&wave.desired, step);
+                    ended.push(one);
+                    if opens {
+                        break;
+                    }
+                }
+                ended
+            } => outcomes,
         };
         match self.take(guid).await {
             Ok(again) => *hand = again,
             Err(busy) => return End::Busy(busy),
         }
         let mut now = None;
-        for (step, (outcome, began)) in waits.iter().zip(outcomes) {
+        for (step, outcome, began) in outcomes {
             if let Err(error) = &outcome {
                 if now.is_none() {
                     now = Some(self.host.observe(Scope::Repository(guid)).await);
@@ -567,7 +633,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                     continue;
                 }
                 self.ended(wave, step, &outcome, began);
-                self.fails(step, error, &self.cx(hand)).await;
+                self.fails(step, error, &hand.cx()).await;
             } else {
                 self.ended(wave, step, &outcome, began);
             }

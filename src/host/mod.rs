@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::model::{Actual, Digest, FileSet, Guid, Name, RelPath, Step};
+use crate::model::{Actual, Digest, FileSet, Guid, Name, ProjectSpec, RelPath, Step};
 
 /// A machine: what it is, and the one way to change it.
 pub trait Host: ComposeDoor + Send + Sync {
@@ -51,23 +51,22 @@ impl Scope {
 }
 
 /// What a step is given besides itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Cx {
-    /// How long a `Wait` may take.
-    pub wait: Duration,
+    /// How long a `Wait` may take, where whoever runs it says so.
+    pub limit: Option<Duration>,
+    /// How long a `Wait` went on before: that counts against its limit.
+    pub waited: Duration,
     /// Descriptors of locks, which short programs inherit: so that none of them
     /// outlives its lock.
     pub locks: Vec<Arc<File>>,
 }
 
-impl Default for Cx {
-    fn default() -> Self {
-        Self {
-            // Docker's own default: three health checks, 30 s apart, fit nowhere;
-            // a minute is what `docker compose up --wait` users expect.
-            wait: Duration::from_secs(60),
-            locks: Vec::new(),
-        }
+impl Cx {
+    /// How long waiting for the project may take in all.
+    pub fn limit(&self, project: &ProjectSpec) -> Duration {
+        let said = self.limit;
+        said.unwrap_or_else(|| project.healthy_within.unsigned_abs())
     }
 }
 

@@ -380,11 +380,30 @@ impl World {
                 if again && !retry {
                     wrong.push("this revision failed in an earlier run".to_owned());
                 }
+                for on in &project.depends_on {
+                    if !self.is_well(*guid, on) {
+                        wrong.push(format!("{on}, on which it depends, is not well"));
+                    }
+                }
             }
             _ => {}
         }
         let wrong = wrong.into_iter().map(|what| format!("{step}: {what}"));
         self.violations.extend(wrong);
+    }
+
+    /// Whether every container of a project is well.
+    fn is_well(&self, guid: Guid, project: &Name) -> bool {
+        let all = self.actual.repositories.known();
+        let repo = all.and_then(|all| all.get(&guid));
+        let projects = repo.and_then(|repo| repo.containers.known());
+        let containers = projects.and_then(|projects| projects.get(project));
+        containers.is_some_and(|containers| {
+            containers.values().all(|container| match container.state {
+                ContainerState::Running => container.health == Health::Healthy,
+                state => state == ContainerState::Exited(0),
+            })
+        })
     }
 
     /// Nothing of what belongs to others, is suspended or protected changes; what
@@ -628,7 +647,9 @@ impl World {
             services.any(|service| self.broken.contains(&service.image))
         };
         match step {
-            Step::Wait { project, .. } if never(project) => Some(cx.wait),
+            Step::Wait { project, .. } if never(project) => {
+                Some(cx.limit(project).saturating_sub(cx.waited))
+            }
             _ => Some(pace(step)),
         }
     }

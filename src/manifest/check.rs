@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::decode::{Document, Found};
 use super::fields::{listed, near};
 use super::problem::{Place, Report};
+use super::service;
 use crate::model::Name;
 
 /// Compares the documents with each other and says which of them cannot stand. Where a
@@ -13,6 +14,7 @@ pub(super) fn check(all: &[&Found], complete: bool, report: &Report) -> BTreeSet
     once(all, &mut bad, report);
     clashes(all, &mut bad, report);
     shared_services(all, &mut bad, report);
+    service::check(all, complete, &mut bad, report);
     if complete {
         dangling(all, &mut bad, report);
     }

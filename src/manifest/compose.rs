@@ -39,11 +39,29 @@ impl Reach {
     }
 }
 
-/// Reads the compose file at `path` beneath the root and everything it names.
+/// What the manifest itself puts into the project's directory.
+pub(super) struct Managed {
+    /// By path in the project.
+    pub path: RelPath,
+    pub content: Content,
+    /// Where its content is named.
+    pub place: Place,
+}
+
+/// Where a managed file comes from: paths are beneath the root.
+pub(super) enum Content {
+    File(RelPath),
+    Folder(RelPath),
+    Inline(String),
+}
+
+/// Reads the compose file at `path` beneath the root and everything it names,
+/// and the managed files.
 pub(super) fn gather(
     root: &Root,
     path: &RelPath,
     place: &Place,
+    managed: &[Managed],
     report: &Report,
 ) -> (Project, Reach) {
     let folder = path.parent();
@@ -63,18 +81,20 @@ pub(super) fn gather(
         report,
         folder: folder.as_ref(),
         files: BTreeMap::new(),
+        origins: BTreeMap::new(),
         bytes: 0,
         full: false,
         seen: BTreeSet::new(),
         services: Vec::new(),
     };
+    for managed in managed {
+        gather.manage(managed);
+    }
     gather.compose(&compose_file, place, true);
+    gather.refuse_files_as_folders();
+    let origins = gather.origins.values();
     let reach = Reach {
-        files: gather
-            .files
-            .keys()
-            .map(|file| gather.full_path(file))
-            .collect(),
+        files: origins.filter_map(|origin| origin.from.clone()).collect(),
         folder: folder.clone(),
     };
     let project = Project {
@@ -85,12 +105,27 @@ pub(super) fn gather(
     (project, reach)
 }
 
+/// Where a file of the project comes from.
+struct Origin {
+    /// Its path beneath the root; none if it stands in the manifest.
+    from: Option<RelPath>,
+    place: Place,
+}
+
+impl Origin {
+    fn shown(&self) -> String {
+        let from = self.from.as_ref();
+        from.map_or_else(|| "`inline:`".into(), |from| format!("`{from}`"))
+    }
+}
+
 struct Gather<'a> {
     root: &'a Root,
     report: &'a Report,
     /// The project's folder beneath the root.
     folder: Option<&'a RelPath>,
     files: BTreeMap<RelPath, FileEntry>,
+    origins: BTreeMap<RelPath, Origin>,
     bytes: usize,
     /// A limit was reached, and said.
     full: bool,
@@ -118,13 +153,18 @@ impl Gather<'_> {
             let refusal = Refusal::new("is not UTF-8 text", "write it as UTF-8");
             return self.refuse(place, &format!("`{full}`"), &refusal);
         };
-        self.files.insert(
-            path.clone(),
-            FileEntry {
-                bytes: text.as_bytes().into(),
-                executable: content.executable,
-            },
-        );
+        if let Some(origin) = self.origins.get(path) {
+            self.report.at(
+                &origin.place,
+                format!("`{path}` is a compose file of this project, and comes along by itself"),
+                "choose another path, or remove it",
+            );
+        }
+        let entry = FileEntry {
+            bytes: text.as_bytes().into(),
+            executable: content.executable,
+        };
+        self.put(path, Some(&full), entry, place);
         let file = self.root.shown(&full);
         let source = Source::new(file, text);
         let documents = match parse(&source) {
@@ -255,10 +295,11 @@ impl Gather<'_> {
         let path = file.text().and_then(|text| resolve(dir, text).ok());
         let path = path.and_then(|path| path.parse().ok());
         path.is_some_and(|path| {
-            !self
-                .root
-                .kind(&self.full_path(&path))
-                .is_err_and(|refusal| refusal.missing)
+            self.is_managed(&path)
+                || !self
+                    .root
+                    .kind(&self.full_path(&path))
+                    .is_err_and(|refusal| refusal.missing)
         })
     }
 
@@ -302,66 +343,70 @@ impl Gather<'_> {
 
     fn bring_path(&mut self, path: &str, place: &Place) {
         if path.is_empty() {
-            return self.bring_folder(None, place);
+            return self.bring_folder(self.folder, None, place);
         }
         match path.parse::<RelPath>() {
             Err(error) => self.report.at(place, "bad path", error.to_string()),
-            Ok(path) => match self.root.kind(&self.full_path(&path)) {
-                Ok(EntryKind::Folder) => self.bring_folder(Some(&path), place),
-                Ok(_) => self.bring_file(&path, place),
-                Err(refusal) => {
-                    self.refuse(place, &format!("`{}`", self.full_path(&path)), &refusal);
+            Ok(path) => {
+                let full = self.full_path(&path);
+                match self.root.kind(&full) {
+                    Ok(EntryKind::Folder) => self.bring_folder(Some(&full), Some(&path), place),
+                    Ok(_) => self.bring_file(&full, &path, place),
+                    Err(refusal) if refusal.missing && self.is_managed(&path) => {}
+                    Err(refusal) => self.refuse(place, &format!("`{full}`"), &refusal),
                 }
-            },
+            }
         }
     }
 
-    fn bring_folder(&mut self, path: Option<&RelPath>, place: &Place) {
-        let full = path.map_or_else(|| self.folder.cloned(), |path| Some(self.full_path(path)));
-        let entries = match self.root.list(full.as_ref()) {
-            Ok(entries) => entries,
-            Err(refusal) => {
-                let shown = full.as_ref().map_or(".", RelPath::as_str);
-                return self.refuse(place, &format!("`{shown}`"), &refusal);
+    /// Whether the manifest itself puts something there.
+    fn is_managed(&self, path: &RelPath) -> bool {
+        let mut paths = self.origins.keys();
+        paths.any(|managed| managed == path || managed.strip_prefix(path).is_some())
+    }
+
+    fn manage(&mut self, managed: &Managed) {
+        let (path, place) = (&managed.path, &managed.place);
+        match &managed.content {
+            Content::File(from) => self.bring_file(from, path, place),
+            Content::Folder(from) => self.bring_folder(Some(from), Some(path), place),
+            Content::Inline(text) => {
+                let entry = FileEntry {
+                    bytes: text.as_bytes().into(),
+                    executable: false,
+                };
+                if self.is_free(path, None, place) {
+                    self.put(path, None, entry, place);
+                }
             }
+        }
+    }
+
+    /// Whether nothing else comes to that path; the same file may twice.
+    fn is_free(&self, path: &RelPath, from: Option<&RelPath>, place: &Place) -> bool {
+        let Some(first) = self.origins.get(path) else {
+            return true;
         };
-        for entry in entries {
-            if self.full {
-                return;
-            }
-            let path = self.folder.map_or_else(
-                || Some(entry.path.clone()),
-                |folder| entry.path.strip_prefix(folder),
+        if from.is_none() || first.from.as_ref() != from {
+            let second = Origin {
+                from: from.cloned(),
+                place: place.clone(),
+            };
+            self.report.at(
+                place,
+                format!(
+                    "`{path}` comes from {} and from {}",
+                    first.shown(),
+                    second.shown()
+                ),
+                format!("first at {}: remove one", first.place.shown()),
             );
-            let Some(path) = path else { continue };
-            match entry.kind {
-                EntryKind::Folder if entry.path.as_str().rsplit('/').next() == Some(".git") => {}
-                EntryKind::Folder => self.bring_folder(Some(&path), place),
-                EntryKind::File => self.bring_file(&path, place),
-                EntryKind::Link => {
-                    self.refuse(place, &format!("`{}`", entry.path), &Refusal::link());
-                }
-                EntryKind::Other => {
-                    self.refuse(place, &format!("`{}`", entry.path), &Refusal::special());
-                }
-            }
         }
+        false
     }
 
-    fn bring_file(&mut self, path: &RelPath, place: &Place) {
-        if self.full || self.files.contains_key(path) {
-            return;
-        }
-        let full = self.full_path(path);
-        let content = match self.root.read(&full, FILE_LIMIT) {
-            Ok(content) => content,
-            Err(refusal) => return self.refuse(place, &format!("`{full}`"), &refusal),
-        };
-        // A manifest beside a context is none of its files.
-        if is_yaml(path) && std::str::from_utf8(&content.bytes).is_ok_and(claims) {
-            return;
-        }
-        self.bytes += content.bytes.len();
+    fn put(&mut self, path: &RelPath, from: Option<&RelPath>, entry: FileEntry, place: &Place) {
+        self.bytes += entry.bytes.len();
         if self.bytes > PROJECT_LIMIT || self.files.len() >= FILES_LIMIT {
             self.full = true;
             return self.report.at(
@@ -373,13 +418,82 @@ impl Gather<'_> {
                 "name a smaller context",
             );
         }
-        self.files.insert(
-            path.clone(),
-            FileEntry {
-                bytes: content.bytes.into(),
-                executable: content.executable,
-            },
-        );
+        self.files.insert(path.clone(), entry);
+        let origin = Origin {
+            from: from.cloned(),
+            place: place.clone(),
+        };
+        self.origins.insert(path.clone(), origin);
+    }
+
+    /// A path that is a file and, for others, a folder.
+    fn refuse_files_as_folders(&self) {
+        for (path, origin) in &self.origins {
+            let mut above = path.parent();
+            while let Some(folder) = above {
+                if let Some(file) = self.origins.get(&folder) {
+                    self.report.at(
+                        &origin.place,
+                        format!("`{path}` lies in `{folder}`, which is a file"),
+                        format!("first at {}: rename one", file.place.shown()),
+                    );
+                }
+                above = folder.parent();
+            }
+        }
+    }
+
+    /// Everything beneath the folder `full`, at `path` in the project.
+    fn bring_folder(&mut self, full: Option<&RelPath>, path: Option<&RelPath>, place: &Place) {
+        let entries = match self.root.list(full) {
+            Ok(entries) => entries,
+            Err(refusal) => {
+                let shown = full.map_or(".", RelPath::as_str);
+                return self.refuse(place, &format!("`{shown}`"), &refusal);
+            }
+        };
+        for entry in entries {
+            if self.full {
+                return;
+            }
+            let name = full.map_or_else(
+                || Some(entry.path.clone()),
+                |full| entry.path.strip_prefix(full),
+            );
+            let Some(name) = name else { continue };
+            let path = path.map_or_else(|| name.clone(), |path| name.beneath(path));
+            match entry.kind {
+                EntryKind::Folder if name.as_str() == ".git" => {}
+                EntryKind::Folder => self.bring_folder(Some(&entry.path), Some(&path), place),
+                EntryKind::File => self.bring_file(&entry.path, &path, place),
+                EntryKind::Link => {
+                    self.refuse(place, &format!("`{}`", entry.path), &Refusal::link());
+                }
+                EntryKind::Other => {
+                    self.refuse(place, &format!("`{}`", entry.path), &Refusal::special());
+                }
+            }
+        }
+    }
+
+    /// The file `full`, at `path` in the project.
+    fn bring_file(&mut self, full: &RelPath, path: &RelPath, place: &Place) {
+        if self.full || !self.is_free(path, Some(full), place) {
+            return;
+        }
+        let content = match self.root.read(full, FILE_LIMIT) {
+            Ok(content) => content,
+            Err(refusal) => return self.refuse(place, &format!("`{full}`"), &refusal),
+        };
+        // A manifest beside a context is none of its files.
+        if is_yaml(path) && std::str::from_utf8(&content.bytes).is_ok_and(claims) {
+            return;
+        }
+        let entry = FileEntry {
+            bytes: content.bytes.into(),
+            executable: content.executable,
+        };
+        self.put(path, Some(full), entry, place);
     }
 
     fn refuse(&self, place: &Place, subject: &str, refusal: &Refusal) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source, is_hostile};
 use super::root::Root;
+use super::service::service;
 use super::tree::{Kind, Node, duplicates};
 use super::{
     Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service, compose, variables,
@@ -27,6 +28,8 @@ pub(super) struct Found {
     pub places: BTreeMap<&'static str, Place>,
     /// The compose services that a Service defines.
     pub services: Vec<(String, Place)>,
+    /// The Services that a Service depends on.
+    pub depends_on: Vec<(Name, Place)>,
     /// Missing where something is wrong with it.
     pub document: Option<Document>,
 }
@@ -125,7 +128,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         if name.is_some() {
             at = metadata.place("name");
         }
-        metadata.each("labels", label_name, label_value);
+        metadata.checked("labels", label_name, label_value);
         if let Some(annotations) = metadata.map("annotations") {
             moved_from = annotations.optional("renet/moved-from", moved);
             at_moved = Some(annotations.place("renet/moved-from"));
@@ -157,6 +160,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
         repository: None,
         places: BTreeMap::new(),
         services: Vec::new(),
+        depends_on: Vec::new(),
         document: None,
     };
     let cure = match kind {
@@ -280,7 +284,7 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
         fields.finish();
         http.map_or_else(Proxy::default, |http| Proxy { http })
     });
-    spec.each("variables", variables::check_name, variables::check_value);
+    spec.checked("variables", variables::check_name, variables::check_value);
     Some(Machine {
         name: name?.clone(),
         variables: spec.values("variables"),
@@ -348,48 +352,6 @@ fn moved(node: &Node) -> Result<MovedFrom, String> {
         Some("none") => Ok(MovedFrom::Nothing),
         _ => text(node).map(MovedFrom::Name),
     }
-}
-
-fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {
-    found.repository = spec.required("repository", "`repository:`, its name", text::<Name>);
-    found.places.insert("repository", spec.place("repository"));
-    if found
-        .name
-        .as_ref()
-        .is_some_and(|name| name.as_str() == "root")
-    {
-        context.report.at(
-            &found.at,
-            "a Service cannot be called `root`",
-            "choose another name: `root` is the project in the repository's own folder",
-        );
-    }
-    let cure = "`compose: { file: … }`";
-    let file = spec.required_map("compose", cure).and_then(|compose| {
-        let cure = "`file:`, the compose file's path";
-        let file = compose.required("file", cure, text::<RelPath>);
-        let place = compose.place("file");
-        compose.finish();
-        Some((file?, place))
-    });
-    let (file, place) = file?;
-    let path = context
-        .dir
-        .map_or_else(|| file.clone(), |dir| file.beneath(dir));
-    let (project, reach) = compose::gather(context.root, &path, &place, context.report);
-    context.projects.push(reach);
-    found.services = project.services;
-    Some(Service {
-        repository: found.repository.clone()?,
-        name: found.name.clone()?,
-        files: Arc::new(project.files),
-        compose_file: project.compose_file,
-        services: found
-            .services
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect(),
-    })
 }
 
 fn route(spec: &Fields, found: &mut Found) -> Option<Route> {

@@ -52,7 +52,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A field's key and value.
-    fn entry(&self, name: &'static str) -> Option<&'a (Node, Node)> {
+    pub fn entry(&self, name: &'static str) -> Option<&'a (Node, Node)> {
         #[cfg(test)]
         self.note(name, false);
         self.asked.borrow_mut().push(name);
@@ -85,13 +85,28 @@ impl<'a> Fields<'a> {
     /// The mapping in a field.
     pub fn map(&self, name: &'static str) -> Option<Fields<'a>> {
         let (key, value) = self.entry(name)?;
+        self.inner(name, name, key, value)
+    }
+
+    /// The entries of a mapping in a field, whose keys are not ours.
+    pub fn each(&self, name: &'static str) -> &'a [(Node, Node)] {
+        self.map(name).map_or(&[], |map| map.entries)
+    }
+
+    /// The mapping at an entry of the mapping in a field.
+    pub fn item(&self, of: &str, key: &Node, value: &'a Node) -> Option<Fields<'a>> {
+        let name = key.text().unwrap_or_default();
+        self.inner(name, &format!("{of}.*"), key, value)
+    }
+
+    fn inner(&self, name: &str, _path: &str, key: &Node, value: &'a Node) -> Option<Fields<'a>> {
         let place = key.place(self.source);
         match value.kind {
             Kind::Map(_) => {
                 let fields = Self::new(value, place, self.source, self.report);
                 #[cfg(test)]
                 let fields = Self {
-                    path: format!("{}{name}.", self.path),
+                    path: format!("{}{_path}.", self.path),
                     ..fields
                 };
                 Some(fields)
@@ -155,6 +170,17 @@ impl<'a> Fields<'a> {
         read: impl Fn(&Node) -> Result<T, String>,
     ) -> Option<T> {
         let (key, value) = self.entry(name)?;
+        self.read(name, key, value, read)
+    }
+
+    /// Reads one value; an error is reported where it stands, or where it is missing.
+    fn read<T>(
+        &self,
+        name: &str,
+        key: &Node,
+        value: &Node,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Option<T> {
         if matches!(value.kind, Kind::Unknown) {
             return None;
         }
@@ -178,7 +204,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Checks a field that holds values by name.
-    pub fn each(
+    pub fn checked(
         &self,
         name: &'static str,
         check_name: impl Fn(&str) -> Result<(), String>,
@@ -215,6 +241,29 @@ impl<'a> Fields<'a> {
             .iter()
             .filter_map(|(key, value)| Some((key.text()?.to_owned(), value.text()?.to_owned())));
         texts.collect()
+    }
+
+    /// A field that may be there and holds a list; each item with its place.
+    pub fn list<T>(
+        &self,
+        name: &'static str,
+        cure: &str,
+        read: impl Fn(&Node) -> Result<T, String>,
+    ) -> Vec<(T, Place)> {
+        let Some((key, value)) = self.entry(name) else {
+            return Vec::new();
+        };
+        let Kind::List(items) = &value.kind else {
+            let at = if value.is_null() { key } else { value };
+            let message = format!("`{name}` must be a list, not {}", value.what());
+            let cure = format!("write a list, like {cure}");
+            self.report.at(&at.place(self.source), message, cure);
+            return Vec::new();
+        };
+        let read = items
+            .iter()
+            .map(|item| Some((self.read(name, key, item, &read)?, item.place(self.source))));
+        read.flatten().collect()
     }
 
     /// Reports what nobody asked for and what is missing. Every decoder ends

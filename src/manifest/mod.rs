@@ -19,15 +19,19 @@ mod problem;
 mod render;
 mod root;
 pub mod schema;
+mod service;
 mod tree;
 mod variables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::SignedDuration;
+
 use crate::model::{
-    DeletionPolicy, Digest, FileSet, Guid, HostName, Name, NetworkId, RelPath, RunState, Size,
+    DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, NetworkId, RelPath,
+    RunState, Size,
 };
 
 pub use load::{Loader, load};
@@ -197,6 +201,12 @@ pub struct Service {
     pub compose_file: RelPath,
     /// The services that it defines, in the order of the file.
     pub services: Vec<String>,
+    /// What it puts into the environment of its containers.
+    pub environment: Environment,
+    /// The Services of its repository that are well before it starts.
+    pub depends_on: BTreeSet<Name>,
+    /// How long it may take to get well.
+    pub healthy_within: SignedDuration,
 }
 
 /// Kind `Route`.

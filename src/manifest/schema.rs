@@ -120,7 +120,8 @@ pub struct Metadata {
     pub name: Name,
     /// Anything worth noting about it, by name; renet reads none of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[schemars(extend("propertyNames" = label_names()))]
+    pub labels: BTreeMap<String, LabelValue>,
     /// Words to renet about this object.
     #[serde(default, skip_serializing_if = "nothing")]
     pub annotations: Annotations,
@@ -134,7 +135,8 @@ pub struct RepositoryMetadata {
     pub name: Name,
     /// Anything worth noting about it, by name; renet reads none of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[schemars(extend("propertyNames" = label_names()))]
+    pub labels: BTreeMap<String, LabelValue>,
     /// Words to renet about this repository.
     #[serde(default, skip_serializing_if = "nothing")]
     pub annotations: RepositoryAnnotations,
@@ -149,7 +151,8 @@ pub struct ServiceMetadata {
     pub name: ServiceName,
     /// Anything worth noting about it, by name; renet reads none of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[schemars(extend("propertyNames" = label_names()))]
+    pub labels: BTreeMap<String, LabelValue>,
     /// Words to renet about this object.
     #[serde(default, skip_serializing_if = "nothing")]
     pub annotations: Annotations,
@@ -197,9 +200,25 @@ pub struct MachineSpec {
     pub variables: BTreeMap<String, VariableValue>,
 }
 
+/// Up to 253 of letters, digits, `-`, `_` and `.`, with a letter or digit at both
+/// ends; or nothing.
+#[derive(JsonSchema, Serialize)]
+#[schemars(inline, example = &"web", example = &"1.4_b-c")]
+pub struct LabelValue(
+    #[schemars(regex(pattern = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?)?$"))] pub String,
+);
+
+/// The same as a label's value with `/`, and not empty.
+fn label_names() -> serde_json::Value {
+    serde_json::json!({
+        "pattern": r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?$",
+        "examples": ["a", "b.c/d"],
+    })
+}
+
 /// One line of text that names no other variable.
 #[derive(JsonSchema, Serialize)]
-#[schemars(inline)]
+#[schemars(inline, example = &"prod", example = &"a $ b")]
 pub struct VariableValue(
     #[schemars(regex(pattern = r"^([^$\x00-\x1f\x7f]|\$[^{\x00-\x1f\x7f])*\$?$"))] pub String,
 );
@@ -300,6 +319,53 @@ pub struct ServiceSpec {
     /// Its compose file. What that names beside itself comes along: build
     /// contexts, `env_file`, configs and secrets.
     pub compose: Compose,
+    /// The Services of this repository that are well before this one starts.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Vec<Name>", example = ["db"])]
+    pub depends_on: Vec<String>,
+    /// What else goes into the project's directory: each path there, and where
+    /// its content comes from. A change recreates the services that mount it.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(extend("propertyNames" = { "pattern": PATH, "examples": ["nginx.conf", "b.c/d"] }))]
+    pub files: BTreeMap<String, ManagedFile>,
+    /// What is set in every container of the project whose compose file does not
+    /// set it itself, and for the compose file's own `${…}`.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(extend("propertyNames" = { "pattern": VARIABLE, "examples": ["LOG", "_x2"] }))]
+    pub environment: BTreeMap<String, String>,
+    /// How long is waited for the project.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Wait")]
+    pub wait: Option<Wait>,
+}
+
+/// Where a managed file comes from: one of the three.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct ManagedFile {
+    /// A file, from the folder that this manifest lies in.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "RelativePath")]
+    pub file: Option<String>,
+    /// A folder with everything in it, from the folder that this manifest lies in.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "FolderPath")]
+    pub dir: Option<String>,
+    /// The content itself.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "String")]
+    pub inline: Option<String>,
+}
+
+/// How long is waited for a project.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Wait {
+    /// How long it may take to get well, from `1s` to `1h`; `60s` where nothing is
+    /// said. It is no part of what runs: changing it recreates nothing.
+    #[schemars(with = "Limit")]
+    pub healthy: String,
 }
 
 /// A project's compose file.
@@ -380,12 +446,24 @@ pub struct Guid(
 /// A relative path without `..`.
 #[derive(JsonSchema)]
 #[schemars(inline, example = &"web/docker-compose.yml")]
-pub struct RelativePath(
-    #[schemars(
-        regex(pattern = r"^(?:\./)?(?!(?:.*/)?\.{0,2}(?:/|$))[^\x00-\x1f\x7f-\x9f]+$"),
-        length(max = 1026)
-    )]
-    pub String,
+pub struct RelativePath(#[schemars(regex(pattern = PATH), length(max = 1026))] pub String);
+
+const PATH: &str = r"^(?:\./)?(?!(?:.*/)?\.{0,2}(?:/|$))[^\x00-\x1f\x7f-\x9f]+$";
+
+/// A relative path of a folder, without `..`.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"web")]
+pub struct FolderPath(#[schemars(regex(pattern = PATH), length(max = 1026))] pub String);
+
+/// The name of a variable that a manifest may set.
+const VARIABLE: &str =
+    "^(?!(REDIACC_|COMPOSE_|DOCKER_|LD_)|(PATH|HOME|.*_IP)$)[A-Za-z_][A-Za-z0-9_]*$";
+
+/// Hours, minutes and seconds.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"60s")]
+pub struct Limit(
+    #[schemars(regex(pattern = r"^(?=.)([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"))] pub String,
 );
 
 /// An absolute path without `..`.
@@ -498,6 +576,9 @@ mod tests {
             for (name, field, required) in self.properties(node) {
                 let path = join(at, name);
                 self.paths(field, &path, out);
+                // Of a mapping whose keys are the user's.
+                let inner = &self.resolve(field)["additionalProperties"];
+                self.paths(inner, &join(&path, "*"), out);
                 out.insert((path, required));
             }
         }
@@ -527,20 +608,32 @@ mod tests {
                 },
                 "object" => {
                     let mut out = serde_json::Map::new();
-                    for (name, field, required) in self.properties(node) {
+                    let mut fields = self.properties(node);
+                    if node["maxProperties"] == json!(1) {
+                        let (name, field, _) = fields.swap_remove(dice.below(fields.len()));
+                        fields = vec![(name, field, true)];
+                    }
+                    for (name, field, required) in fields {
                         if required || all || dice.below(2) == 0 {
                             out.insert(name.to_owned(), self.draw(field, dice, all));
                         }
                     }
                     if node["additionalProperties"].is_object() {
-                        let names = node["propertyNames"]["examples"].as_array();
-                        let names = names.cloned().unwrap_or(vec![json!("a"), json!("b.c/d")]);
-                        for key in names.iter().take(dice.below(3)) {
+                        let keys = json!(["a", "b.c/d"]);
+                        let keys = node["propertyNames"].get("examples").unwrap_or(&keys);
+                        let count = if all { 1 } else { dice.below(3) };
+                        for key in keys.as_array().unwrap().iter().take(count) {
                             let value = self.draw(&node["additionalProperties"], dice, all);
                             out.insert(key.as_str().unwrap().to_owned(), value);
                         }
                     }
                     Value::Object(out)
+                }
+                "array" => {
+                    let count = dice.below(3);
+                    (0..count)
+                        .map(|_| self.draw(&node["items"], dice, all))
+                        .collect()
                 }
                 other => panic!("nothing is known of {other} here"),
             }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use uuid::Uuid;
 
 use super::{
@@ -52,6 +53,16 @@ impl Desired {
             .chain(repositories)
             .chain(routes)
             .chain(unresolved)
+    }
+
+    /// Whether a project's object waits for another to be well before it starts.
+    pub fn depends_on(&self, object: &Object, on: &Object) -> bool {
+        let (Object::Service(guid, project), Object::Service(of, on)) = (object, on) else {
+            return false;
+        };
+        let spec = self.repositories.get(guid).filter(|_| guid == of);
+        let project = spec.and_then(|spec| spec.projects.get(project));
+        project.is_some_and(|project| project.depends_on.contains(on))
     }
 
     /// The object as people name it: `service/shop/web`.
@@ -223,9 +234,17 @@ pub struct ProjectSpec {
     pub services: BTreeMap<String, ServiceSpec>,
     /// The revision: everything above.
     pub hash: Digest,
+    /// The projects of its repository that are well before it starts.
+    pub depends_on: BTreeSet<Name>,
+    /// How long it may take to get well.
+    pub healthy_within: SignedDuration,
 }
 
 impl ProjectSpec {
+    /// How long a project may take to get well where nothing is said: a minute is
+    /// what users of `docker compose up --wait` expect.
+    pub const HEALTHY_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+
     /// A project with its revision.
     pub fn new(
         name: Name,
@@ -244,6 +263,8 @@ impl ProjectSpec {
             compose,
             services,
             hash,
+            depends_on: BTreeSet::new(),
+            healthy_within: Self::HEALTHY_WITHIN,
         }
     }
 

@@ -7,6 +7,7 @@ mod actual;
 mod blocked;
 mod desired;
 mod digest;
+mod environment;
 mod files;
 mod ids;
 mod layout;
@@ -29,6 +30,7 @@ pub use desired::{
     RunState, ServiceSpec,
 };
 pub use digest::Digest;
+pub use environment::Environment;
 pub use files::{FileEntry, FileSet};
 pub use ids::{
     Guid, HostName, Name, NetworkId, ParseError, RelPath, Slot, Slots, SlotsError, suggest,

@@ -62,6 +62,9 @@ pub struct Record {
     /// The projects that renet started.
     #[serde(default)]
     pub projects: BTreeSet<Name>,
+    /// Which projects each of them depends on: they are stopped in reverse.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub depends_on: BTreeMap<Name, BTreeSet<Name>>,
     /// Revisions that failed, by project.
     #[serde(default)]
     pub failed: BTreeMap<Name, Digest>,
@@ -98,6 +101,7 @@ impl Record {
             owner: None,
             created: false,
             projects: BTreeSet::new(),
+            depends_on: BTreeMap::new(),
             failed: BTreeMap::new(),
             policy: DeletionPolicy::default(),
             protected: false,
@@ -209,8 +213,8 @@ pub enum Patch {
     Unhold,
     /// The image was destroyed: the network is free.
     Purged,
-    /// renet starts and stops this project.
-    OwnProject(Name),
+    /// renet starts and stops this project, which depends on those.
+    OwnProject(Name, BTreeSet<Name>),
     /// renet took this project down.
     DisownProject(Name),
     /// This revision of the project failed.
@@ -248,11 +252,18 @@ impl Patch {
                     stone.purged = true;
                 }
             }
-            Patch::OwnProject(project) => {
+            Patch::OwnProject(project, depends_on) => {
                 record.projects.insert(project.clone());
+                match depends_on.is_empty() {
+                    true => record.depends_on.remove(project),
+                    false => record
+                        .depends_on
+                        .insert(project.clone(), depends_on.clone()),
+                };
             }
             Patch::DisownProject(project) => {
                 record.projects.remove(project);
+                record.depends_on.remove(project);
             }
             Patch::Failed(project, hash) => {
                 record.failed.insert(project.clone(), hash.clone());
@@ -280,7 +291,11 @@ impl Patch {
             Patch::Delete(stone) => record.deleted.is_some() == stone.is_some(),
             Patch::Unhold => record.deleted.as_ref().is_none_or(|stone| !stone.held),
             Patch::Purged => record.deleted.as_ref().is_none_or(|stone| stone.purged),
-            Patch::OwnProject(project) => record.projects.contains(project),
+            Patch::OwnProject(project, depends_on) => {
+                let none = BTreeSet::new();
+                record.projects.contains(project)
+                    && record.depends_on.get(project).unwrap_or(&none) == depends_on
+            }
             Patch::DisownProject(project) => !record.projects.contains(project),
             Patch::Failed(project, hash) => record.failed.get(project) == Some(hash),
             Patch::Passed(project) => !record.failed.contains_key(project),

@@ -8,6 +8,7 @@
 
 pub mod changes;
 mod datastore;
+mod order;
 mod repository;
 mod retire;
 mod routes;

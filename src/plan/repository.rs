@@ -1,5 +1,6 @@
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::order::{Dependencies, in_order};
 use super::script::Script;
 use crate::model::{
     Blocked, Guid, Name, NetworkId, Object, Part, Patch, ProjectSpec, RepositorySpec, RunState,
@@ -25,8 +26,14 @@ impl Script<'_> {
         if spec.state != RunState::Running {
             return;
         }
-        for project in spec.projects.values() {
-            let service = Object::Service(spec.guid, project.name.clone());
+        let projects = spec.projects.values();
+        let depends_on: Dependencies = projects
+            .map(|project| (project.name.clone(), project.depends_on.clone()))
+            .collect();
+        let mut later = Vec::new();
+        for name in in_order(spec.projects.keys().cloned(), &depends_on) {
+            let project = &spec.projects[&name];
+            let service = Object::Service(spec.guid, name);
             if !self.is_meant(&service) {
                 continue;
             }
@@ -37,12 +44,36 @@ impl Script<'_> {
                     false => Blocked::DependencyBlocked { on },
                 };
                 self.plan.blocked.entry(service).or_insert(why);
-            } else if reached {
-                self.group(service, |script| script.project(spec, project));
-            } else {
+            } else if !reached {
                 self.plan.more.insert(service);
+            } else if self.comes_later(spec, project, &later) {
+                later.push(project);
+            } else {
+                self.group(service, |script| script.project(spec, project));
             }
         }
+        // What starts now must not count on anything that is put off, not even on
+        // an image that both run.
+        for project in later {
+            let service = Object::Service(spec.guid, project.name.clone());
+            self.group(service, |script| script.project(spec, project));
+        }
+    }
+
+    /// Whether the project starts when something has ended for which this plan
+    /// waits.
+    fn comes_later(
+        &self,
+        spec: &RepositorySpec,
+        project: &ProjectSpec,
+        later: &[&Arc<ProjectSpec>],
+    ) -> bool {
+        project.depends_on.iter().any(|on| {
+            let object = Object::Service(spec.guid, on.clone());
+            let mut steps = self.plan.steps.iter();
+            later.iter().any(|late| late.name == *on)
+                || steps.any(|step| step.only_waits() && step.object() == object)
+        })
     }
 
     fn repository(&mut self, spec: &RepositorySpec) -> Result<(), Stop> {
@@ -190,11 +221,10 @@ impl Script<'_> {
 
     /// Takes down what renet started, and nothing else.
     pub(super) fn stop_projects(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
-        let owned: BTreeSet<Name> = self
-            .record(guid)?
-            .map(|record| record.projects)
-            .unwrap_or_default();
-        for project in owned {
+        let owned = self.record(guid)?.map_or_else(Vec::new, |record| {
+            in_order(record.projects, &record.depends_on)
+        });
+        for project in owned.into_iter().rev() {
             self.want(Step::Down {
                 guid,
                 network,
@@ -212,19 +242,9 @@ impl Script<'_> {
         self.want(Step::Detach(volume))
     }
 
-    fn project(&mut self, spec: &RepositorySpec, project: &ProjectSpec) -> Result<(), Stop> {
+    fn project(&mut self, spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> Result<(), Stop> {
         let (guid, network) = (spec.guid, spec.network);
-        let arc = spec.projects[&project.name].clone();
-        let up = Step::Up {
-            guid,
-            network,
-            project: arc.clone(),
-        };
-        let wait = Step::Wait {
-            guid,
-            network,
-            project: arc.clone(),
-        };
+        let (up, wait) = start(spec, project);
         let failed = self
             .record(guid)?
             .and_then(|record| record.failed.get(&project.name).cloned());
@@ -234,18 +254,65 @@ impl Script<'_> {
                 return Err(Stop::Block(Blocked::RevisionFailed));
             }
         }
-        self.want(Step::Record(guid, Patch::OwnProject(project.name.clone())))?;
+        if !up.holds(&self.scratch)? {
+            self.dependencies_are_well(spec, project)?;
+        }
+        let depends_on = project.depends_on.clone();
+        let own = Patch::OwnProject(project.name.clone(), depends_on);
+        self.want(Step::Record(guid, own))?;
         self.want(Step::WriteFiles {
             guid,
-            project: arc.clone(),
+            project: project.clone(),
         })?;
         self.want(Step::FetchImages {
             guid,
             network,
-            project: arc,
+            project: project.clone(),
         })?;
         self.want(up)?;
         self.want(wait)?;
         self.want(Step::Record(guid, Patch::Passed(project.name.clone())))
     }
+
+    /// Nothing is started before what it depends on is in sync and well.
+    fn dependencies_are_well(
+        &self,
+        spec: &RepositorySpec,
+        project: &ProjectSpec,
+    ) -> Result<(), Stop> {
+        for on in &project.depends_on {
+            let object = Object::Service(spec.guid, on.clone());
+            if self.plan.more.contains(&object) {
+                return Err(Stop::Hidden);
+            }
+            let well = match spec.projects.get(on) {
+                Some(on) if !self.plan.blocked.contains_key(&object) => {
+                    let (up, wait) = start(spec, on);
+                    up.holds(&self.scratch)? && wait.holds(&self.scratch)?
+                }
+                _ => false,
+            };
+            if !well {
+                let on = format!("service {}/{on}", spec.name);
+                return Err(Stop::Block(Blocked::DependencyBlocked { on }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What starts the project, and what waits for it.
+fn start(spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> (Step, Step) {
+    let (guid, network) = (spec.guid, spec.network);
+    let up = Step::Up {
+        guid,
+        network,
+        project: project.clone(),
+    };
+    let wait = Step::Wait {
+        guid,
+        network,
+        project: project.clone(),
+    };
+    (up, wait)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 
+use super::order::in_order;
 use super::script::Script;
 use super::{Limits, Share};
 use crate::model::{
@@ -287,14 +288,12 @@ impl Script<'_> {
     /// Projects that are gone from the manifests of a repository that is not.
     pub(super) fn retire_projects(&mut self, spec: &RepositorySpec) {
         let guid = spec.guid;
-        let gone: Vec<Name> = self
-            .retirement
-            .projects
-            .iter()
-            .filter(|(of, _)| *of == guid)
-            .map(|(_, project)| project.clone())
-            .collect();
-        for project in gone {
+        let record = self.record(guid).ok().flatten();
+        let depends_on = record.map(|record| record.depends_on).unwrap_or_default();
+        let gone = self.retirement.projects.iter();
+        let gone = gone.filter(|(of, _)| *of == guid);
+        let gone = gone.map(|(_, project)| project.clone());
+        for project in in_order(gone, &depends_on).into_iter().rev() {
             let object = Object::Service(guid, project.clone());
             self.let_go(object, Vec::new(), |script| {
                 script.want(Step::Down {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::host::ComposeOutput;
-use crate::model::{Digest, FileSet, Name, NetworkId, RelPath, ServiceSpec, Slots};
+use crate::model::{Digest, Environment, FileSet, Name, NetworkId, RelPath, ServiceSpec, Slots};
 
 /// What the transform needs to know about a project.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Context<'a> {
     pub slots: &'a Slots,
     /// The project's files.
     pub files: &'a FileSet,
+    /// What the manifest puts into its environment.
+    pub environment: &'a Environment,
 }
 
 /// Service settings that reach beyond the repository.
@@ -48,17 +50,13 @@ const REFUSED: [&str; 14] = [
 impl Context<'_> {
     /// The variables that a compose file may use.
     pub fn interpolation(&self) -> BTreeMap<String, String> {
-        let mut variables: BTreeMap<String, String> = self
-            .slots
-            .0
-            .iter()
-            .map(|(service, slot)| {
-                (
-                    ip_variable(service),
-                    self.network.address(*slot).to_string(),
-                )
-            })
-            .collect();
+        let mut variables = self.environment.0.clone();
+        variables.extend(self.slots.0.iter().map(|(service, slot)| {
+            (
+                ip_variable(service),
+                self.network.address(*slot).to_string(),
+            )
+        }));
         variables.insert("REDIACC_NETWORK_ID".to_owned(), self.network.to_string());
         variables.insert("REDIACC_REPOSITORY".to_owned(), self.repository.to_string());
         variables
@@ -249,6 +247,11 @@ fn settle(
     service.insert("network_mode".to_owned(), json!("host"));
 
     let environment = mapping(service, "environment")?;
+    for (name, value) in &context.environment.0 {
+        // Compose reads the text once more: a `$` is said twice.
+        let value = || json!(value.replace('$', "$$"));
+        environment.entry(name).or_insert_with(value);
+    }
     environment.insert("SERVICE_IP".to_owned(), json!(address));
     environment.insert(
         "REDIACC_NETWORK_ID".to_owned(),
@@ -468,6 +471,10 @@ mod tests {
         let project: Name = "web".parse().unwrap();
         let slots = Slots::default().allocate(["api"]).unwrap();
         let files = FileSet::new(BTreeMap::new());
+        let environment = Environment(BTreeMap::from([
+            ("LOG".to_owned(), "info".to_owned()),
+            ("PRICE".to_owned(), "5$ ${LOG}".to_owned()),
+        ]));
         let context = Context {
             repository: &name,
             network: NetworkId::FIRST,
@@ -475,6 +482,7 @@ mod tests {
             project: &project,
             slots: &slots,
             files: &files,
+            environment: &environment,
         };
         transform(json!({"services": {"api": service}}), &context)
     }
@@ -491,6 +499,14 @@ mod tests {
         assert_eq!(api["environment"]["SERVICE_IP"], "127.0.11.2");
         assert_eq!(api["extra_hosts"], json!(["api=127.0.11.2"]));
         assert!(api.get("ports").is_none() && api.get("networks").is_none());
+    }
+
+    #[test]
+    fn the_manifests_environment_is_set_where_the_compose_file_says_nothing() {
+        let out = transformed(json!({"image": "i", "environment": {"LOG": "debug"}})).unwrap();
+        let environment = &out["services"]["api"]["environment"];
+        assert_eq!(environment["LOG"], "debug");
+        assert_eq!(environment["PRICE"], "5$$ $${LOG}");
     }
 
     #[test]

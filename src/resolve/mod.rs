@@ -215,6 +215,7 @@ async fn resolve_project<D: ComposeDoor>(
         project: &service.name,
         slots: &spec.slots,
         files: &service.files,
+        environment: &service.environment,
     };
     let input = ComposeInput {
         guid: spec.guid,
@@ -227,21 +228,27 @@ async fn resolve_project<D: ComposeDoor>(
     let output = match door.recall(&key) {
         Some(output) => output,
         None => {
-            let config = door.config(&input).await?;
-            let text = transform(config, &context)?.to_string();
-            let hashes = door.hashes(&input, &text).await?;
+            // What compose says may repeat what it was given.
+            let hide = |why: String| service.environment.hide(&why);
+            let config = door.config(&input).await.map_err(hide)?;
+            let text = transform(config, &context).map_err(hide)?.to_string();
+            let hashes = door.hashes(&input, &text).await.map_err(hide)?;
             let output = ComposeOutput { text, hashes };
             door.remember(&key, &output);
             output
         }
     };
     let services = compose::services(&output, &context)?;
-    Ok(ProjectSpec::new(
-        service.name.clone(),
-        service.files.clone(),
-        output.text.into(),
-        services,
-    ))
+    Ok(ProjectSpec {
+        depends_on: service.depends_on.clone(),
+        healthy_within: service.healthy_within,
+        ..ProjectSpec::new(
+            service.name.clone(),
+            service.files.clone(),
+            output.text.into(),
+            services,
+        )
+    })
 }
 
 /// Everything that the resolved text depends on.

@@ -11,6 +11,7 @@ mod host {
     mod lost;
     mod quickstart;
     mod retire;
+    mod service;
     mod storage;
     mod story;
     mod stuck;
@@ -32,5 +33,6 @@ mod loader;
 mod manifest;
 mod rooms;
 mod schema;
+mod service;
 mod sim;
 mod speak;

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bollard::query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder};
+use bollard::Docker;
+use bollard::query_parameters::{InspectContainerOptions, LogsOptionsBuilder};
 use futures::StreamExt as _;
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::files::{is_gone, read_json, write_atomic, write_json};
 use super::program::{Output, Program};
 use super::{LinuxHost, containers, dockerd, tools};
-use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Done, StepError};
+use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, StepError};
 use crate::model::{
-    Container, ContainerState, Digest, Guid, Health, Layout, Name, NetworkId, Part, ProjectSpec,
-    ServiceSpec,
+    Container, ContainerState, Digest, Guid, Health, Layout, Made, Name, NetworkId, Part,
+    ProjectSpec, ServiceSpec,
 };
 
 const FETCH: Duration = Duration::from_secs(600);
@@ -159,14 +161,16 @@ pub(super) async fn wait(
     _guid: Guid,
     network: NetworkId,
     project: &ProjectSpec,
-    limit: Duration,
+    cx: &Cx,
 ) -> Result<Done, StepError> {
+    let limit = cx.limit(project);
     let began = Instant::now();
+    let elapsed = || cx.waited + began.elapsed();
     let mut down: BTreeMap<&str, usize> = BTreeMap::new();
     loop {
         let seen = containers::observe(layout, network).await;
         let Part::Known(all) = &seen.containers else {
-            if began.elapsed() > limit {
+            if elapsed() > limit {
                 return Err(StepError::machine(format!(
                     "the daemon of network {network} does not answer"
                 )));
@@ -189,17 +193,15 @@ pub(super) async fn wait(
             let looks = down.entry(name).or_default();
             *looks = if runs && !sick { 0 } else { *looks + 1 };
             if *looks >= LOOKS {
-                return Err(
-                    not_well(layout, network, project, name, container, began.elapsed()).await,
-                );
+                return Err(not_well(layout, network, name, container, elapsed(), limit).await);
             }
             waiting = Some((name, container));
         }
         let Some((name, container)) = waiting else {
             return Ok(Done::Changed);
         };
-        if began.elapsed() > limit {
-            return Err(not_well(layout, network, project, name, container, limit).await);
+        if elapsed() > limit {
+            return Err(not_well(layout, network, name, container, elapsed(), limit).await);
         }
         tokio::time::sleep(POLL).await;
     }
@@ -216,10 +218,10 @@ fn is_well(service: &ServiceSpec, container: &Container) -> bool {
 async fn not_well(
     layout: &Layout,
     network: NetworkId,
-    project: &ProjectSpec,
     service: &str,
     container: Option<&Container>,
     waited: Duration,
+    limit: Duration,
 ) -> StepError {
     let state = match container {
         None => "no container".to_owned(),
@@ -229,51 +231,59 @@ async fn not_well(
             ContainerState::Other => "neither running nor ended".to_owned(),
         },
     };
-    let lines = last_lines(layout, network, &project.name, service).await;
+    let mut message = format!(
+        "service {service}: waited {:.1} s of at most {:#} for it to be healthy; it is {state}",
+        waited.as_secs_f64(),
+        SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX),
+    );
+    if let Some(Container {
+        id: Made::Is(id), ..
+    }) = container
+        && let Some(client) = dockerd::connect(layout, network).await
+    {
+        for (what, text) in [
+            ("its health check", last_check(&client, id).await),
+            ("its last lines", last_lines(&client, id).await),
+        ] {
+            let lines = text
+                .lines()
+                .map(|line| format!("\n  {}", line.escape_debug()));
+            let lines: String = lines.collect();
+            if !lines.is_empty() {
+                message.push_str(&format!("\n{what}:{lines}"));
+            }
+        }
+    }
     StepError {
         blame: Blame::Revision,
         program: None,
-        message: format!(
-            "service {service}: waited {:.1} s for it to be well; last state: {state}; its last lines:\n{lines}",
-            waited.as_secs_f64()
-        ),
+        message,
     }
 }
 
-async fn last_lines(layout: &Layout, network: NetworkId, project: &Name, service: &str) -> String {
-    let Some(client) = dockerd::connect(layout, network).await else {
-        return String::new();
-    };
-    let labels = vec![
-        format!("com.docker.compose.project={project}"),
-        format!("com.docker.compose.service={service}"),
-    ];
-    let filters = std::collections::HashMap::from([("label".to_owned(), labels)]);
-    let options = ListContainersOptionsBuilder::new()
-        .all(true)
-        .filters(&filters)
-        .build();
-    let listed = client
-        .list_containers(Some(options))
-        .await
-        .unwrap_or_default();
-    let Some(id) = listed.into_iter().find_map(|container| container.id) else {
-        return String::new();
-    };
+/// How the container's last health check ended, and what it said.
+async fn last_check(client: &Docker, id: &str) -> String {
+    let seen = client.inspect_container(id, None::<InspectContainerOptions>);
+    let health = seen.await.ok().and_then(|seen| seen.state?.health);
+    let last = health.and_then(|health| health.log?.pop());
+    last.map_or_else(String::new, |last| {
+        let status = last.exit_code.unwrap_or_default();
+        format!("exit {status}: {}", last.output.unwrap_or_default())
+    })
+}
+
+async fn last_lines(client: &Docker, id: &str) -> String {
     let options = LogsOptionsBuilder::new()
         .stdout(true)
         .stderr(true)
         .tail(LAST_LINES)
         .build();
-    let lines = client.logs(&id, Some(options)).take(64);
+    let lines = client.logs(id, Some(options)).take(64);
     let text: Vec<String> = lines
         .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
         .collect()
         .await;
-    let text = text.concat();
-    text.lines()
-        .map(|line| format!("  {}\n", line.escape_debug()))
-        .collect()
+    text.concat()
 }
 
 /// Removes the private folders of processes that were killed.

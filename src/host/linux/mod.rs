@@ -182,7 +182,7 @@ impl LinuxHost {
                 guid,
                 network,
                 project,
-            } => compose::wait(layout, *guid, *network, project, cx.wait).await,
+            } => compose::wait(layout, *guid, *network, project, cx).await,
             Step::Down {
                 guid,
                 network,

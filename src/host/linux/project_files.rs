@@ -132,8 +132,8 @@ pub(super) fn erase(layout: &Layout, guid: Guid, project: &Name) -> Result<Done,
     Ok(Done::Changed)
 }
 
-/// Writes a project's files, removes those that are no longer its, and lists
-/// them last: a crash before leaves a digest that fits nothing.
+/// Removes the files that are no longer the project's, writes the others, and
+/// lists them last: a crash before leaves a digest that fits nothing.
 pub(super) fn write(layout: &Layout, guid: Guid, project: &ProjectSpec) -> Result<Done, StepError> {
     let shown = layout.project(guid, &project.name);
     let fail = |path: &dyn std::fmt::Display| {
@@ -147,6 +147,12 @@ pub(super) fn write(layout: &Layout, guid: Guid, project: &ProjectSpec) -> Resul
         _ => BTreeSet::new(),
     };
     let folder = root.make_folder(project.name.as_str()).map_err(fail(&""))?;
+    // Before the others: a folder may be a file now, or the other way round.
+    for path in &before {
+        if !project.files.files().contains_key(path) {
+            folder.remove(path).map_err(fail(path))?;
+        }
+    }
     for (path, file) in project.files.files() {
         let mode = if file.executable { 0o755 } else { 0o644 };
         let same = folder
@@ -158,11 +164,6 @@ pub(super) fn write(layout: &Layout, guid: Guid, project: &ProjectSpec) -> Resul
             folder
                 .write(path.as_str(), &file.bytes, mode)
                 .map_err(fail(path))?;
-        }
-    }
-    for path in &before {
-        if !project.files.files().contains_key(path) {
-            folder.remove(path).map_err(fail(path))?;
         }
     }
     let index = Index {

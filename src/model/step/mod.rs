@@ -195,7 +195,7 @@ impl Step {
             Step::ClaimMachine { .. } => Object::Machine,
             Step::Record(
                 guid,
-                Patch::OwnProject(project)
+                Patch::OwnProject(project, _)
                 | Patch::DisownProject(project)
                 | Patch::Failed(project, _)
                 | Patch::Passed(project)

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::Step;
-use crate::model::{DeletionPolicy, Patch, Volume};
+use crate::model::{DeletionPolicy, Name, Patch, Volume};
 
 /// The line that the operator reads: what is done, and to what size or name.
 impl fmt::Display for Step {
@@ -50,7 +50,13 @@ impl fmt::Display for Step {
                 Patch::Delete(None) => f.write_str("mark restored"),
                 Patch::Unhold => f.write_str("ask for a new one"),
                 Patch::Purged => f.write_str("free network"),
-                Patch::OwnProject(_) => f.write_str("own project"),
+                Patch::OwnProject(_, on) => match on.is_empty() {
+                    true => f.write_str("own project"),
+                    false => {
+                        let on: Vec<&str> = on.iter().map(Name::as_str).collect();
+                        write!(f, "own project             after {}", on.join(", "))
+                    }
+                },
                 Patch::DisownProject(_) => f.write_str("disown project"),
                 Patch::Failed(_, hash) => write!(f, "note failed revision    {}", hash.short()),
                 Patch::Passed(_) => f.write_str("forget failed revision"),
@@ -92,7 +98,13 @@ impl fmt::Display for Step {
                 let names: Vec<&str> = project.services.keys().map(String::as_str).collect();
                 write!(f, "up                      {}", names.join(", "))
             }
-            Step::Wait { .. } => f.write_str("wait until well"),
+            Step::Wait { project, .. } => {
+                write!(
+                    f,
+                    "wait until well         up to {:#}",
+                    project.healthy_within
+                )
+            }
             Step::Down { .. } => f.write_str("down"),
             Step::RecordRoute { route, .. } => write!(
                 f,

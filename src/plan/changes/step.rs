@@ -364,13 +364,24 @@ impl View<'_> {
                 part.because = Some("its manifest is back".to_owned());
                 part
             }
-            Patch::OwnProject(project) => {
+            Patch::OwnProject(project, on) => {
+                let before = |repo: &Repository| {
+                    let record = repo.record.known();
+                    record.and_then(|record| record.depends_on.get(project).cloned())
+                };
+                let before = self.with(guid, before).unwrap_or_default();
+                let listed = |names: &BTreeSet<Name>| {
+                    let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+                    (!names.is_empty()).then(|| names.join(", "))
+                };
+                let depends_on = Field::new("dependsOn", listed(&before), listed(on));
                 let none = |repo: &Repository| {
                     let files = repo.files.known().and_then(|all| all.get(project));
                     let runs = repo.containers.known().and_then(|all| all.get(project));
                     files.is_none() && runs.is_none()
                 };
                 Part {
+                    fields: Vec::from_iter((before != *on).then_some(depends_on)),
                     action: self.with(guid, none).then_some(Action::Create),
                     ..Part::default()
                 }

@@ -1,7 +1,7 @@
 //! The same cases on the simulated and on a real machine: after every step the
 //! machine is what the step's `effect` said, as far as it can be seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -11,8 +11,8 @@ use renet::host::sim::SimHost;
 use renet::host::{ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, Scope, StepError};
 use renet::manifest::{Machine, MachineDatastore, Manifests, Proxy, Repository, Route, Service};
 use renet::model::{
-    Actual, Asked, DeletionPolicy, Digest, FileEntry, FileSet, Layout, Name, Owner, RunState, Size,
-    Step, refines,
+    Actual, Asked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Layout, Name, Owner,
+    ProjectSpec, RunState, Size, Step, refines,
 };
 use renet::resolve::{Ids, Source};
 
@@ -130,6 +130,9 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         files: files.into(),
         compose_file: "compose.yml".parse().unwrap(),
         services: vec!["web".to_owned()],
+        environment: Environment::default(),
+        depends_on: BTreeSet::new(),
+        healthy_within: ProjectSpec::HEALTHY_WITHIN,
     };
     let route = Route {
         name: name("shop"),

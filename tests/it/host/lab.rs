@@ -25,16 +25,18 @@ impl Lab {
     /// With the example of one repository, one service and one route. `None`
     /// where this machine cannot run it, which is said.
     pub fn new(name: &str) -> Option<Self> {
+        Self::example(name, "hello", "web")
+    }
+
+    /// With an example, and busybox in the folder of its image.
+    pub fn example(name: &str, example: &str, image: &str) -> Option<Self> {
         let lab = Self::empty(name)?;
         let desired = lab.desired();
-        copy(Path::new("examples/hello"), &desired);
-        fs::copy("/usr/bin/busybox", desired.join("web/busybox")).unwrap();
-        let manifest = fs::read_to_string(desired.join("hello.yaml")).unwrap();
-        fs::write(
-            desired.join("hello.yaml"),
-            manifest.replace("8088", &PORT.to_string()),
-        )
-        .unwrap();
+        copy(&Path::new("examples").join(example), &desired);
+        fs::copy("/usr/bin/busybox", desired.join(image).join("busybox")).unwrap();
+        let manifest = desired.join(format!("{example}.yaml"));
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace("8088", &PORT.to_string())).unwrap();
         Some(lab)
     }
 

@@ -221,6 +221,8 @@ async fn every_storage_step_does_what_it_says_and_nothing_else() {
         project: project.clone(),
     };
     machine.step(write(&first)).await;
+    let turned = project(&[("conf", "x", false), ("bin/run/it", "#!/bin/sh", true)]);
+    machine.step(write(&turned)).await;
     let second = project(&[("docker-compose.yml", "services: {}", true)]);
     machine.step(write(&second)).await;
     let left = fs::read_dir(machine.layout().project(guid(), &name("web")));

@@ -81,7 +81,7 @@ fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
     kill(lab.pid("supervisor.pid"));
     kill(lab.pid("child.pid"));
     std::thread::sleep(Duration::from_millis(200));
-    lab.mended("start daemon");
+    lab.mended("daemon ");
     assert_eq!(lab.started(), before);
 
     // The proxy too.
@@ -92,7 +92,7 @@ fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
     kill(proxy("supervisor.pid"));
     kill(proxy("child.pid"));
     std::thread::sleep(Duration::from_millis(100));
-    lab.mended("start proxy");
+    lab.mended("proxy ");
 
     lab.uninstall();
 }

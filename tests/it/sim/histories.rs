@@ -307,6 +307,8 @@ fn repo() -> impl Strategy<Value = Repo> {
         2 => Just(RunState::Offline),
     ];
     let projects = prop::collection::btree_map(0..2_u8, 0..3_u8, 0..3);
+    // One way or the other, or both are free.
+    let depends = prop::option::of(prop::sample::select(vec![(0, 1), (1, 0)]));
     let policy = prop_oneof![Just(DeletionPolicy::Retain), Just(DeletionPolicy::Delete)];
     let moved = prop_oneof![
         12 => Just(None),
@@ -317,17 +319,18 @@ fn repo() -> impl Strategy<Value = Repo> {
     let parts = (
         64..200_u64,
         state,
-        projects,
+        (projects, depends),
         any::<bool>(),
         policy,
         protected,
         moved,
     );
     parts.prop_map(
-        |(size, state, projects, route, policy, protected, moved_from)| Repo {
+        |(size, state, (projects, depends), route, policy, protected, moved_from)| Repo {
             size,
             state,
             projects,
+            depends: depends.into_iter().collect(),
             route,
             policy,
             protected,

@@ -3,6 +3,7 @@
 //! reason, and the next run does nothing.
 
 mod counterexamples;
+mod depends;
 mod histories;
 mod oracle;
 mod retirement;

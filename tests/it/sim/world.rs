@@ -9,8 +9,9 @@ use renet::execute::{LocalLocks, Options, Report, Shown, Silent, Wave, look, run
 use renet::host::sim::{Acting, Fault, SimHost, kind};
 use renet::manifest::{Machine, MachineDatastore, Manifests, MovedFrom, Proxy, Route, Service};
 use renet::model::{
-    Act, Asked, Blocked, DeletionPolicy, Digest, FileEntry, FileSet, Gone, Guid, Layout, Name,
-    NetworkId, Object, Owner, Part, Prune, Record, RunState, Size, Suspension, Tombstone,
+    Act, Asked, Blocked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Gone, Guid,
+    Layout, Name, NetworkId, Object, Owner, Part, ProjectSpec, Prune, Record, RunState, Size,
+    Suspension, Tombstone,
 };
 use renet::plan::GRACE;
 use renet::resolve::{Ids, Source};
@@ -42,6 +43,8 @@ pub struct Repo {
     pub state: RunState,
     /// Project → revision of its image.
     pub projects: BTreeMap<u8, u8>,
+    /// Which project depends on which.
+    pub depends: BTreeSet<(u8, u8)>,
     pub route: bool,
     pub policy: DeletionPolicy,
     pub protected: bool,
@@ -56,12 +59,27 @@ impl Repo {
             size: 64,
             state: RunState::Running,
             projects: projects.iter().map(|project| (*project, 0)).collect(),
+            depends: BTreeSet::new(),
             route: true,
             policy: DeletionPolicy::Retain,
             protected: false,
             moved_from: None,
             guid: None,
         }
+    }
+
+    /// Each project depends on the next one.
+    pub fn in_chain(mut self) -> Self {
+        let projects = self.projects.keys();
+        let next = self.projects.keys().skip(1);
+        self.depends = projects.copied().zip(next.copied()).collect();
+        self
+    }
+
+    fn depends_on(&self, project: u8) -> BTreeSet<Name> {
+        let depends = self.depends.iter();
+        let on = depends.filter(|(of, on)| *of == project && self.projects.contains_key(on));
+        on.map(|(_, on)| name(&format!("p{on}"))).collect()
     }
 
     pub fn deleted_without_manifest(mut self) -> Self {
@@ -124,8 +142,8 @@ impl Folder {
                     moved_from: repo.moved_from.clone(),
                 },
             );
-            for (project, revision) in &repo.projects {
-                let (service, project) = (format!("s{project}"), name(&format!("p{project}")));
+            for (id, revision) in &repo.projects {
+                let (service, project) = (format!("s{id}"), name(&format!("p{id}")));
                 manifests.services.insert(
                     (repository.clone(), project.clone()),
                     Service {
@@ -134,6 +152,9 @@ impl Folder {
                         files: compose_file(&service, *revision),
                         compose_file: "compose.yml".parse().unwrap(),
                         services: vec![service.clone()],
+                        environment: Environment::default(),
+                        depends_on: repo.depends_on(*id),
+                        healthy_within: ProjectSpec::HEALTHY_WITHIN,
                     },
                 );
                 if repo.route {
