@@ -10,7 +10,7 @@ mod explain;
 mod get;
 mod history;
 mod interrupt;
-mod output;
+pub mod output;
 mod progress;
 mod reconcile;
 pub mod render;

@@ -60,7 +60,8 @@ pub fn readable(text: &str) -> Cow<'_, str> {
     readable_in(text, |name| std::env::var(name).ok())
 }
 
-fn readable_in(text: &str, variable: impl Fn(&str) -> Option<String>) -> Cow<'_, str> {
+/// The same, with the variables that say which locale it is.
+pub fn readable_in(text: &str, variable: impl Fn(&str) -> Option<String>) -> Cow<'_, str> {
     // The first that says anything counts.
     let mut said = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter();
     let locale = said.find_map(|name| variable(name).filter(|value| !value.is_empty()));

@@ -371,3 +371,45 @@ fn only_what_is_named_changes() {
         ["repository/shop", "service/shop/db", "service/shop/web"]
     );
 }
+
+#[test]
+fn a_run_is_told_step_by_step_with_its_end() {
+    let told = |desk: &Desk, width: usize| {
+        let report = desk
+            .lab
+            .run_source(&desk.source(), Options::default())
+            .unwrap();
+        let mut text = String::new();
+        for performed in &report.performed {
+            text += &(render::performed(&report.last.desired, performed) + "\n");
+        }
+        let code = if report.in_sync() { 0 } else { 3 };
+        let outcome = render::Outcome::of(&report, code, std::time::Duration::from_millis(1200));
+        text += &render::report(&outcome);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert!(
+            text.lines().all(|line| line.chars().count() <= width),
+            "{text}"
+        );
+        text
+    };
+    insta::assert_snapshot!("applied", told(&edited(), 80));
+    let desk = edited();
+    desk.lab.host.world().broken.insert("web:1.5".to_owned());
+    insta::assert_snapshot!("failed", told(&desk, 120));
+}
+
+#[test]
+fn in_a_plain_locale_everything_is_ascii() {
+    let changes = edited().look().changes();
+    let all = [
+        render::changes(&changes, 80),
+        render::steps(&changes),
+        render::unified(&changes),
+    ];
+    let locale = |name: &str| (name == "LC_ALL").then(|| "C".to_owned());
+    for text in all {
+        let text = renet::cli::output::readable_in(&text, locale).into_owned();
+        assert!(text.is_ascii() && !text.contains('?'), "{text}");
+    }
+}

@@ -10,6 +10,40 @@ use renet::execute::{FileLocks, Lock, Locking as _, Mode};
 
 use super::lab::{Lab, body, kill};
 
+/// JSON alone says what would change, what changed, and what is in the way.
+fn what_programs_read(lab: &Lab) {
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&lab.renet(args).stdout).expect("one JSON value")
+    };
+    let shown = json(&["diff", "-o", "json"]);
+    assert_eq!(shown["inSync"], false);
+    assert_eq!(shown["objects"][0]["object"], "service/hello/web");
+    assert_eq!(shown["objects"][0]["action"], "change");
+    assert_eq!(shown["objects"][0]["stops"][0]["container"], "web");
+    assert_eq!(shown["dataAtRisk"], serde_json::json!([]));
+    // A plan that was saved before something else happened is refused.
+    let plan = lab.root.join("plan.json").display().to_string();
+    lab.expect(1, &["diff", "--out", &plan]);
+    lab.docker(&["kill", "web-web-1"]).unwrap();
+    lab.says(
+        3,
+        &["apply", &plan],
+        "service/hello/web is not as it was then",
+    );
+    lab.docker(&["start", "web-web-1"]).unwrap();
+    let wrong = json(&[
+        "apply",
+        "--only",
+        "service/hello/web",
+        "--dry-run",
+        "-o",
+        "json",
+    ]);
+    assert_eq!(wrong["objects"].as_array().unwrap().len(), 1);
+    let rows = json(&["get", "-o", "json"]);
+    assert!(rows.to_string().contains("OutOfSync"), "{rows}");
+}
+
 #[test]
 fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
     let Some(lab) = Lab::new("story") else { return };
@@ -40,10 +74,20 @@ fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
     let before = lab.started();
     let shown = lab.expect(1, &["diff"]);
     assert!(shown.contains("+    stop_grace_period: 2s"), "{shown}");
+    what_programs_read(&lab);
     lab.mended("-/+ container web");
     assert_ne!(lab.started(), before);
 
     // What somebody does by hand is shown and mended.
+    lab.docker(&["rm", "-f", "web-web-1"]).unwrap();
+    let done = lab.renet(&["apply", "-o", "json"]);
+    let done: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(
+        (&done["inSync"], &done["exitCode"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(done["steps"][0]["step"], "up web");
+    assert_eq!(done["steps"][0]["outcome"], "changed");
     lab.docker(&["rm", "-f", "web-web-1"]).unwrap();
     lab.mended("missing → running");
     let mounts = lab.root.join("mnt/rediacc/mounts");
