@@ -1,4 +1,3 @@
-use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{Backoff, Queue};
+use crate::execute::panic_message;
 
 /// When a key is to be looked at again, says its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl<K: Ord + Clone + Send + 'static> Handle<K> {
         let superseded = keys.running.remove(key).is_some_and(|run| run.superseded);
         // Ended from outside is no panic: the runtime is going down.
         let outcome = outcome.or_else(|error| match error.try_into_panic() {
-            Ok(panic) => Err(message(panic)),
+            Ok(panic) => Err(panic_message(&*panic)),
             Err(_) => Ok(Next::Failed),
         });
         let panic = outcome.as_ref().err().map(|message| {
@@ -256,16 +256,5 @@ pub async fn run<K, W, F>(
     }
     while let Some(task) = tasks.join_next_with_id().await {
         ended(&mut keys, task);
-    }
-}
-
-/// What a panic said.
-pub(super) fn message(panic: Box<dyn Any + Send>) -> String {
-    match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => match panic.downcast_ref::<&str>() {
-            Some(text) => (*text).to_owned(),
-            None => "it panicked without a message".to_owned(),
-        },
     }
 }

@@ -208,7 +208,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         // All repositories hang on these two: they back off, and are never set aside.
         worked.unwrap_or_else(|panic| {
-            self.crashed(&key, &controller::message(panic), 1);
+            self.crashed(&key, &execute::panic_message(&*panic), 1);
             Next::Failed
         })
     }

@@ -107,20 +107,18 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     if !changes.in_sync {
         confirm(&wave, &args.confirm, args.output)?;
     }
-    let text = args.output == Format::Text;
-    if changes.in_sync && text {
-        output::say(&render::changes(&changes, output::width()));
-        output::say(&(session.in_sync(&wave) + "\n"));
-        session.note("apply", &Report::nothing(wave)).await;
-        return Ok(invalid);
-    }
-    let shown = Shown {
-        steps: saved.is_some().then(|| wave.plan.steps.clone()),
-        ..Shown::of(&wave.plan)
-    };
+    let looked = changes
+        .in_sync
+        .then(|| render::notes(&changes) + &session.in_sync(&wave) + "\n");
     let report = match changes.in_sync {
         true => Report::nothing(wave),
-        false => until_well(&session, args, shown, began).await,
+        false => {
+            let shown = Shown {
+                steps: saved.is_some().then(|| wave.plan.steps.clone()),
+                ..Shown::of(&wave.plan)
+            };
+            until_well(&session, args, shown, began).await
+        }
     };
     session.note("apply", &report).await;
     let code = match session.code(&report) {
@@ -128,7 +126,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         code => code,
     };
     let outcome = Outcome::of(&report, code, began.elapsed());
-    output::print(args.output, &outcome, || render::report(&outcome))?;
+    output::print(args.output, &outcome, || {
+        looked.unwrap_or_else(|| render::notes(&report.last.changes()) + &render::report(&outcome))
+    })?;
     Ok(code)
 }
 
@@ -147,7 +147,12 @@ async fn until_well(session: &Session, args: &Args, shown: Shown, began: Instant
             Some(left) if left > LOOK_AGAIN => tokio::time::sleep(LOOK_AGAIN).await,
             _ => break,
         }
-        let again = session.run(Some(shown.clone()), &how(left())).await;
+        // What a saved plan showed was begun; now what is left of it is done.
+        let rest = Shown {
+            steps: None,
+            ..shown.clone()
+        };
+        let again = session.run(Some(rest), &how(left())).await;
         let mut performed = std::mem::take(&mut report.performed);
         performed.extend(again.performed);
         report = Report { performed, ..again };
@@ -178,7 +183,7 @@ fn confirm(shown: &Wave, said: &[String], format: Format) -> Result<(), Failure>
         .plan
         .discards()
         .filter(|guid| {
-            let name = render::name(&shown.desired, *guid);
+            let name = shown.desired.name(*guid);
             !said.contains(&name) && !said.contains(&guid.to_string())
         })
         .collect();
@@ -189,7 +194,7 @@ fn confirm(shown: &Wave, said: &[String], format: Format) -> Result<(), Failure>
         output::say(&render::changes(&shown.changes(), output::width()));
     }
     for guid in open {
-        let name = render::name(&shown.desired, guid);
+        let name = shown.desired.name(guid);
         if !ask(&name) {
             return Err(Failure {
                 code: 3,

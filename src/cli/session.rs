@@ -14,9 +14,7 @@ use crate::agent::{self, last_status};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::linux::LinuxHost;
 use crate::manifest;
-use crate::model::{
-    Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Part, Prune, suggest,
-};
+use crate::model::{Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest};
 use crate::plan::changes::Changes;
 use crate::resolve::{Drawn, Ids, Source};
 
@@ -144,26 +142,28 @@ impl Session {
         look(&self.host, &self.source, &self.ids).await
     }
 
-    /// Whether everything that was named is there to be meant.
+    /// Whether everything that was named is declared.
     pub fn check_selection(&self, wave: &Wave) -> Result<(), Failure> {
-        let desired = &wave.desired;
-        let declared: BTreeSet<String> = desired
-            .objects()
-            .map(|object| desired.label(&object))
-            .collect();
+        let manifests = &self.source.manifests;
+        let repositories = manifests.repositories.keys();
+        let repositories = repositories.map(|name| Named::Repository(name.to_string()));
+        let services = manifests.services.keys();
+        let services = services.map(|(of, name)| Named::Service(of.to_string(), name.clone()));
+        let routes = manifests.routes.keys().cloned().map(Named::Route);
+        let declared = repositories.chain(services).chain(routes);
+        let declared: BTreeSet<String> = declared.map(|named| named.to_string()).collect();
         for named in &self.source.asked.only {
-            let label = match named {
-                // Also by guid.
-                Named::Repository(said) => {
-                    let mut of = desired.names.iter();
-                    let found = of.find(|(guid, name)| named.is_in(**guid, Some(name)));
-                    let name = found.map_or(said.as_str(), |(_, name)| name.as_str());
-                    format!("repository/{name}")
-                }
-                other => other.to_string(),
+            // Also by guid.
+            let guid = named
+                .repository()
+                .and_then(|said| said.parse::<Guid>().ok());
+            let name = guid.and_then(|guid| wave.desired.names.get(&guid));
+            let label = match (named, name) {
+                (Named::Repository(_), Some(name)) => format!("repository/{name}"),
+                (Named::Service(_, service), Some(name)) => format!("service/{name}/{service}"),
+                _ => named.to_string(),
             };
-            // Behind a closed datastore nobody knows yet.
-            if declared.contains(&label) || wave.actual.repositories == Part::Hidden {
+            if declared.contains(&label) {
                 continue;
             }
             let near = suggest(&label, declared.iter().map(String::as_str));

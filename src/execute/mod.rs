@@ -215,7 +215,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                 let worked = AssertUnwindSafe(self.repository(*guid, retires));
                 if let Err(panic) = worked.catch_unwind().await {
                     self.shared.rests(*guid);
-                    self.ledger.crashed(*guid, &words(&*panic));
+                    self.ledger.crashed(*guid, &panic_message(&*panic));
                 }
                 rested.notify_one();
             }))
@@ -239,12 +239,12 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
 }
 
 /// What a panic said.
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "without a word".to_owned())
+    text.unwrap_or_else(|| "it panicked without a message".to_owned())
 }
 
 /// A failure as the public list has it.

@@ -862,10 +862,12 @@ impl ComposeDoor for SimHost {
                 build["context"] = Value::String(place.clone());
             }
         }
-        let configs = config["configs"].as_object_mut().into_iter().flatten();
-        for file in configs.filter_map(|(_, config)| config.get_mut("file")) {
-            if let Some(beside) = file.as_str().and_then(|file| file.strip_prefix("./")) {
-                *file = Value::String(format!("{place}/{beside}"));
+        for kind in ["configs", "secrets"] {
+            let all = config[kind].as_object_mut().into_iter().flatten();
+            for file in all.filter_map(|(_, one)| one.get_mut("file")) {
+                if let Some(beside) = file.as_str().and_then(|file| file.strip_prefix("./")) {
+                    *file = Value::String(format!("{place}/{beside}"));
+                }
             }
         }
         Ok(config)

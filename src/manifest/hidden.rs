@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::fields::near;
 use super::tree::{Kind, Node, documents};
+use crate::model::is_called_secret;
 
 /// Fields whose values may be secrets, whatever they are called below.
 const FIELDS: [&str; 5] = ["environment", "secrets", "encryption", "inline", "content"];
@@ -15,18 +16,6 @@ const MISSPELT: [&str; 6] = [
     "services",
     "envfile",
     "extends",
-];
-/// Names that say so themselves.
-const WORDS: [&str; 9] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "credential",
-    "apikey",
-    "accesskey",
-    "privatekey",
 ];
 /// Fields that say where a secret is, and hold none.
 const REFERENCES: [&str; 3] = ["file", "age", "external"];
@@ -43,7 +32,7 @@ pub(super) fn is_secret(key: &str) -> bool {
         .collect();
     let alike = |word: &&str| word.len().abs_diff(plain.len()) <= 3;
     FIELDS.contains(&&*plain)
-        || WORDS.iter().any(|word| plain.contains(word))
+        || is_called_secret(&plain)
         || near(&plain, MISSPELT.into_iter().filter(alike))
             .is_some_and(|field| FIELDS.contains(&field))
 }

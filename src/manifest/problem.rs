@@ -38,15 +38,6 @@ pub(super) struct Excerpt {
 }
 
 impl Problem {
-    /// The same with nothing of its line but what is meant: the rest may be secret.
-    pub(super) fn hiding_the_rest(mut self) -> Self {
-        if let Some(excerpt) = &mut self.excerpt {
-            let meant = &excerpt.line[excerpt.span.clone()];
-            excerpt.line = format!("{}{meant} …", " ".repeat(excerpt.span.start));
-        }
-        self
-    }
-
     /// A problem of a whole file or folder.
     pub(super) fn of_file(file: PathBuf, message: String, cure: String) -> Self {
         Self {

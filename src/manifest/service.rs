@@ -11,6 +11,7 @@ use super::decode::{Context, Found};
 use super::fields::{Fields, listed, near, text};
 use super::problem::Report;
 use super::tree::{Kind, Node};
+use super::variables;
 use crate::model::{Environment, Name, ProjectSpec, RelPath};
 
 /// Reads the spec of a Service.
@@ -127,13 +128,13 @@ fn managed(spec: &Fields, context: &Context) -> Vec<Managed> {
     all
 }
 
-/// The variables of `environment:`. No message repeats a value, and none draws
-/// the line that it stands in.
+/// The variables of `environment:`. No message repeats a value, and no excerpt
+/// draws one (`hidden`).
 fn environment(spec: &Fields, context: &Context) -> Environment {
     let mut variables = BTreeMap::new();
     let refuse = |key: &Node, message: String, cure: &str| {
-        let problem = key.place(context.source).problem(message, cure);
-        context.report.push(problem.hiding_the_rest());
+        let place = key.place(context.source);
+        context.report.at(&place, message, cure);
     };
     let entries = match spec.entry("environment") {
         None => &[][..],
@@ -152,7 +153,7 @@ fn environment(spec: &Fields, context: &Context) -> Environment {
     };
     for (key, value) in entries {
         let refuse = |message: String, cure: &str| refuse(key, message, cure);
-        let Some(name) = key.text().filter(|name| is_variable(name)) else {
+        let Some(name) = key.text().filter(|name| variables::is_name(name)) else {
             let cure = "use letters, digits and `_`, and no digit first";
             let said = match key.text() {
                 Some(text) => format!("`{text}`"),
@@ -190,14 +191,6 @@ fn environment(spec: &Fields, context: &Context) -> Environment {
         }
     }
     Environment(variables)
-}
-
-fn is_variable(name: &str) -> bool {
-    let mut chars = name.chars();
-    chars
-        .next()
-        .is_some_and(|first| first == '_' || first.is_ascii_alphabetic())
-        && chars.all(|c| c == '_' || c.is_ascii_alphanumeric())
 }
 
 /// What to do instead, where a variable is not the manifest's to set: those of

@@ -62,7 +62,8 @@ pub(super) fn check_value(value: &Node) -> Result<(), String> {
     Ok(())
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a variable can have this name.
+pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }

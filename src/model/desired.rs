@@ -65,12 +65,17 @@ impl Desired {
         project.is_some_and(|project| project.depends_on.contains(on))
     }
 
-    /// The object as people name it: `service/shop/web`.
-    pub fn label(&self, object: &Object) -> String {
-        let name = |guid: &Guid| match self.names.get(guid) {
+    /// A repository as people name it: its guid where it has no name.
+    pub fn name(&self, guid: Guid) -> String {
+        match self.names.get(&guid) {
             Some(name) => name.to_string(),
             None => guid.to_string(),
-        };
+        }
+    }
+
+    /// The object as people name it: `service/shop/web`.
+    pub fn label(&self, object: &Object) -> String {
+        let name = |guid: &Guid| self.name(*guid);
         match object {
             Object::Machine => "machine".to_owned(),
             Object::Datastore => "datastore".to_owned(),

@@ -15,6 +15,7 @@ mod named;
 mod part;
 mod permit;
 mod record;
+mod secret;
 mod shared;
 mod size;
 mod step;
@@ -43,6 +44,7 @@ pub use record::{
     DeletionPolicy, Format, Gone, MachineRecord, Owner, Patch, Record, RouteRecord, Suspension,
     Tombstone, slots_from_json, slots_json,
 };
+pub use secret::is_called_secret;
 pub use shared::Shared;
 pub use size::Size;
 pub use step::{Danger, Step};

@@ -125,6 +125,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_drawn_is_given_again() {
+        let ids = || Ids::random(&Layout::new("/").unwrap());
+        let name: Name = "shop".parse().unwrap();
+        let (before, guid) = (ids(), ids().guid(&name));
+        let (first, store) = (before.guid(&name), before.datastore());
+        let text = serde_json::to_string(&before.drawn()).unwrap();
+        let after = ids().with(serde_json::from_str(&text).unwrap());
+        assert_eq!((after.guid(&name), after.datastore()), (first, store));
+        assert_ne!(guid, first);
+    }
+
+    #[test]
     fn a_name_draws_its_guid_once() {
         let ids = Ids::random(&Layout::new("/").unwrap());
         let name: Name = "shop".parse().unwrap();

@@ -277,6 +277,43 @@ fn l62_what_is_called_like_a_secret_is_not_shown() {
 }
 
 #[test]
+fn l62_a_file_that_compose_calls_a_secret_is_shown_in_no_form() {
+    let desk = Desk::new();
+    let compose = "services:\n  db:\n    image: db:16\n    secrets: [key]\nsecrets:\n  key:\n    file: ./key.txt\n";
+    desk.write("db/docker-compose.yml", compose);
+    desk.write("db/key.txt", "canary==");
+    let unseen = |desk: &Desk, objects: usize| {
+        let wave = desk.pruned();
+        let changes = wave.changes();
+        let files = changes.objects.iter().flat_map(|change| &change.files);
+        assert!(
+            files.clone().any(|file| file.path == "key.txt"),
+            "{changes:?}"
+        );
+        assert!(changes.objects.len() >= objects);
+        let json = serde_json::to_string(&changes).unwrap();
+        for text in [json, plain(&wave, 80), render::unified(&changes)] {
+            assert!(!text.contains("canary"), "{text}");
+        }
+    };
+    unseen(&desk, 1);
+    desk.lab
+        .run_source(&desk.source(), Options::default())
+        .unwrap();
+    desk.write("db/key.txt", "other-canary==");
+    unseen(&desk, 1);
+    // Told no longer to be one in the same edit, and gone with its project.
+    desk.write("db/docker-compose.yml", "services:\n  db:\n    image: db:16\n    configs: [key]\nconfigs:\n  key:\n    file: ./key.txt\n");
+    unseen(&desk, 1);
+    let manifests: Vec<&str> = MANIFESTS.split("---\n").collect();
+    desk.write(
+        "shop.yaml",
+        &[0, 1, 2, 4].map(|at| manifests[at]).join("---\n"),
+    );
+    unseen(&desk, 1);
+}
+
+#[test]
 fn colour_only_carries_what_the_text_says() {
     let changes = edited().look().changes();
     let text = render::changes(&changes, 80);
@@ -338,7 +375,7 @@ fn l16_a_saved_plan_is_carried_out_or_refused_never_changed() {
 }
 
 #[test]
-fn a_saved_plan_makes_what_is_new_under_the_ids_that_it_shows() {
+fn a_saved_plan_for_a_new_machine_is_carried_out_whole() {
     let desk = Desk::new();
     let saved = desk.look();
     let report = run_saved(&desk, &saved);
@@ -370,6 +407,18 @@ fn only_what_is_named_changes() {
         objects(&only("repository/shop")),
         ["repository/shop", "service/shop/db", "service/shop/web"]
     );
+    // What is gone from the folder stays, whatever is asked besides.
+    let manifests: Vec<&str> = MANIFESTS.split("---\n").collect();
+    desk.write(
+        "shop.yaml",
+        &[0, 1, 2].map(|at| manifests[at]).join("---\n"),
+    );
+    let mut source = desk.source();
+    source.asked.prune = Prune::Retire(None);
+    let retires = |source: &Source| desk.lab.look(source).plan.retires;
+    assert_eq!(retires(&source).len(), 2);
+    source.asked.only.insert("repository/shop".parse().unwrap());
+    assert!(retires(&source).is_empty());
 }
 
 #[test]

@@ -24,13 +24,18 @@ pub fn changes(changes: &Changes, width: usize) -> String {
     for change in &changes.objects {
         object(&mut out, change, width);
     }
-    for note in &changes.notes {
-        let _ = writeln!(out, "{}: {}", kind_and_name(&note.object), note.message);
-    }
+    out.push_str(&notes(changes));
     if !changes.in_sync {
         let _ = writeln!(out, "\n{}", summary(changes, width));
     }
     out
+}
+
+/// Objects in sync that deserve a word.
+pub fn notes(changes: &Changes) -> String {
+    let notes = changes.notes.iter();
+    let lines = notes.map(|note| format!("{}: {}\n", kind_and_name(&note.object), note.message));
+    lines.collect()
 }
 
 /// The steps of a plan, by what causes them.

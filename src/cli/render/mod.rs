@@ -6,7 +6,7 @@ mod outcome;
 pub mod style;
 mod unified;
 
-pub use changes::{changes, steps};
+pub use changes::{changes, notes, steps};
 pub use outcome::{Outcome, performed, report};
 pub use unified::unified;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::output::count;
 use crate::execute::Wave;
-use crate::model::{Desired, Guid, Step};
+use crate::model::{Desired, Step};
 use crate::plan::changes::Changes;
 
 /// The columns of a terminal that nobody measured.
@@ -30,14 +30,6 @@ pub fn diff_code(changes: &Changes) -> u8 {
         (true, _) => 3,
         (false, true) => 0,
         (false, false) => 1,
-    }
-}
-
-/// A repository as people name it.
-pub fn name(desired: &Desired, guid: Guid) -> String {
-    match desired.names.get(&guid) {
-        Some(name) => name.to_string(),
-        None => guid.to_string(),
     }
 }
 

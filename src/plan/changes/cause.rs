@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::hidden;
 use crate::model::{FileSeen, Name, ProjectSpec, RelPath};
 
 /// What forces the containers of a project to be made anew.
@@ -113,8 +114,7 @@ impl Causes {
 
 /// The services of a text that is a compose file.
 fn services(path: &RelPath, text: &str) -> Option<BTreeMap<String, Value>> {
-    let yaml = path.as_str().ends_with(".yml") || path.as_str().ends_with(".yaml");
-    let file: Value = yaml.then(|| serde_yaml::from_str(text).ok()).flatten()?;
+    let file = hidden::compose(path, text)?;
     let services = file.get("services")?.as_object()?;
     let services = services.iter();
     Some(

@@ -6,6 +6,7 @@
 //! (`step.rs`). What has no step is never listed, and every step has a cause.
 
 mod cause;
+mod hidden;
 mod step;
 mod text;
 
@@ -219,7 +220,7 @@ pub struct Note {
 
 /// What one step contributes.
 #[derive(Debug, Default)]
-struct Part {
+struct Explained {
     fields: Vec<Field>,
     files: Vec<FileChange>,
     stops: Vec<Stopped>,
@@ -305,7 +306,7 @@ impl Change {
         }
     }
 
-    fn add(&mut self, step: &Step, part: Part) {
+    fn add(&mut self, step: &Step, part: Explained) {
         if let Some(action) = part.action {
             self.action = self.action.max(action);
         }
@@ -371,15 +372,8 @@ fn at_risk(desired: &Desired, actual: &Actual, guid: Guid) -> AtRisk {
     let none = Repository::default();
     let repo = actual.repo(guid, &none).unwrap_or(&none);
     AtRisk {
-        repository: name(desired, guid),
+        repository: desired.name(guid),
         bytes: repo.storage.file.known().map(|size| size.as_bytes()),
-    }
-}
-
-fn name(desired: &Desired, guid: Guid) -> String {
-    match desired.names.get(&guid) {
-        Some(name) => name.to_string(),
-        None => guid.to_string(),
     }
 }
 
@@ -417,13 +411,11 @@ fn digest(changes: &Changes, plan: &Plan) -> Digest {
     Digest::of_fields(fields.iter().map(String::as_bytes))
 }
 
-/// The routes that lead to a compose service, and are published or declared.
-fn routes_to(desired: &Desired, actual: &Actual, guid: Guid, service: &str) -> Vec<String> {
+/// The routes that lead to a compose service, whoever declares them.
+fn routes_to(actual: &Actual, guid: Guid, service: &str) -> Vec<String> {
     let recorded = actual.routes.known().into_iter().flatten();
     recorded
         .filter(|(_, route)| route.repository == guid && route.service == service)
-        .map(|(name, _)| name)
-        .filter(|name| desired.routes.contains_key(*name))
-        .map(ToString::to_string)
+        .map(|(name, _)| name.to_string())
         .collect()
 }

@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cause::Causes;
-use super::{Action, Field, FileChange, Part, Stopped, routes_to, text};
+use super::{Action, Explained, Field, FileChange, Stopped, hidden, routes_to, text};
 use crate::model::{
     Actual, Container, ContainerState, DeletionPolicy, Desired, FileSeen, Gone, Guid, Health, Name,
-    Part as Seen, Patch, ProjectSpec, RelPath, Repository, RouteRecord, RouteTable, RunState,
-    Slots, Step, Volume,
+    Part, Patch, ProjectSpec, RelPath, Repository, RouteRecord, RouteTable, RunState, Slots, Step,
+    Volume,
 };
 use crate::plan::Plan;
 
@@ -16,7 +16,7 @@ pub(super) fn explain(
     observed: &Actual,
     desired: &Desired,
     plan: &Plan,
-) -> Part {
+) -> Explained {
     let view = View {
         before,
         observed,
@@ -25,31 +25,31 @@ pub(super) fn explain(
     };
     match step {
         Step::ClearStaging(_) => drift("half-made image", "left over", None),
-        Step::Format { size, .. } => Part {
+        Step::Format { size, .. } => Explained {
             fields: vec![Field::new("size", None, Some(size.to_string()))],
             action: Some(Action::Create),
             because: Some("it is new".to_owned()),
-            ..Part::default()
+            ..Explained::default()
         },
         Step::GrowFile { volume, size } => view.grow(*volume, size.to_string()),
         Step::GrowDevice(volume) | Step::GrowFs(volume) => view.finish_growth(*volume),
         Step::Attach(volume) | Step::Mount(volume) => view.open(*volume),
         Step::Unmount(volume) | Step::Detach(volume) => view.close(*volume),
-        Step::LayOut if view.is_made(Volume::Datastore) => Part::default(),
+        Step::LayOut if view.is_made(Volume::Datastore) => Explained::default(),
         Step::LayOut => drift("folders", "missing", Some("laid out")),
-        Step::NoteDatastore(_) => Part::default(),
+        Step::NoteDatastore(_) => Explained::default(),
         Step::ClaimMachine { name, .. } => {
             let was = before
                 .machine
                 .known()
                 .and_then(|machine| machine.name.clone());
             match was {
-                Some(was) if was == *name => Part::default(),
-                None => Part {
+                Some(was) if was == *name => Explained::default(),
+                None => Explained {
                     fields: vec![Field::new("name", None, Some(name.to_string()))],
                     action: Some(Action::Create),
                     because: Some("it has no name yet".to_owned()),
-                    ..Part::default()
+                    ..Explained::default()
                 },
                 was => one(
                     "name",
@@ -58,47 +58,47 @@ pub(super) fn explain(
                 ),
             }
         }
-        Step::Reserve { network, .. } => Part {
+        Step::Reserve { network, .. } => Explained {
             fields: vec![Field::new("network", None, Some(network.to_string()))],
             action: Some(Action::Create),
             because: Some("it is new".to_owned()),
-            ..Part::default()
+            ..Explained::default()
         },
         Step::Record(guid, patch) => view.patch(*guid, patch),
-        Step::Trash(_) => Part {
+        Step::Trash(_) => Explained {
             action: Some(Action::Delete),
-            ..Part::default()
+            ..Explained::default()
         },
         Step::Untrash(_) => one(
             "image",
             Some("in the trash".to_owned()),
             Some("back".to_owned()),
         ),
-        Step::Purge { permit, .. } => Part {
+        Step::Purge { permit, .. } => Explained {
             fields: vec![
                 Field::new("data", Some("in the trash".to_owned()), None).note("destroyed"),
             ],
             action: Some(Action::Delete),
             because: Some(permit.reason().to_owned()),
-            ..Part::default()
+            ..Explained::default()
         },
-        Step::DropRecord(_) => Part {
+        Step::DropRecord(_) => Explained {
             action: Some(Action::Delete),
-            ..Part::default()
+            ..Explained::default()
         },
         Step::MirrorSlots(guid, slots) => view.addresses(*guid, slots),
         Step::WriteSlots(guid, slots) => view.slots(*guid, slots),
         Step::StartDaemon { guid, .. } => view.start_daemon(*guid),
-        Step::StopDaemon { guid, .. } => Part {
+        Step::StopDaemon { guid, .. } => Explained {
             stops: view.running(*guid, None, "the repository is closed"),
             fields: vec![view.state(*guid, "running")],
-            ..Part::default()
+            ..Explained::default()
         },
         Step::WriteFiles { guid, project } => view.write_files(*guid, project),
-        Step::EraseFiles { guid, project } => Part {
+        Step::EraseFiles { guid, project } => Explained {
             files: view.files(*guid, project, &BTreeMap::new()),
             action: Some(Action::Delete),
-            ..Part::default()
+            ..Explained::default()
         },
         Step::FetchImages { guid, project, .. } => view.fetch(*guid, project),
         Step::Up { guid, project, .. } => view.up(*guid, project),
@@ -108,22 +108,22 @@ pub(super) fn explain(
                 Some(RunState::Stopped) => "the repository is to be Stopped",
                 _ => "no manifest names it any more",
             };
-            Part {
+            Explained {
                 stops: view.running(*guid, Some(project), why),
-                ..Part::default()
+                ..Explained::default()
             }
         }
         Step::RecordRoute { name, route } => view.route(name, route),
         Step::ForgetRoute(name) => {
             let was = before.routes.known().and_then(|routes| routes.get(name));
-            Part {
+            Explained {
                 fields: vec![Field::new(
                     "host",
                     was.map(|was| was.host.to_string()),
                     None,
                 )],
                 action: Some(Action::Delete),
-                ..Part::default()
+                ..Explained::default()
             }
         }
         Step::StartProxy(spec) => match before.proxy.known() {
@@ -131,21 +131,21 @@ pub(super) fn explain(
             Some(was) => {
                 let (from, to) = (was.spec.http.to_string(), spec.http.to_string());
                 let field = Field::new("http", Some(from), Some(to));
-                Part::from(field.note("no route answers while it starts again"))
+                Explained::from(field.note("no route answers while it starts again"))
             }
-            None if before.published.known().is_none_or(BTreeMap::is_empty) => Part {
+            None if before.published.known().is_none_or(BTreeMap::is_empty) => Explained {
                 fields: vec![Field::new("http", None, Some(spec.http.to_string()))],
                 action: Some(Action::Create),
                 because: Some("there are routes".to_owned()),
-                ..Part::default()
+                ..Explained::default()
             },
             None => drift("proxy", "not running", Some("running")),
         },
-        Step::StopProxy => Part {
+        Step::StopProxy => Explained {
             fields: vec![Field::new("proxy", Some("running".to_owned()), None)],
             action: Some(Action::Delete),
             because: Some("no route is left".to_owned()),
-            ..Part::default()
+            ..Explained::default()
         },
         Step::PublishRoutes(table) => view.publish(table),
     }
@@ -185,7 +185,7 @@ impl Field {
     }
 }
 
-impl From<Field> for Part {
+impl From<Field> for Explained {
     fn from(field: Field) -> Self {
         Self {
             because: Some(field.because()),
@@ -195,11 +195,11 @@ impl From<Field> for Part {
     }
 }
 
-fn one(field: &str, from: Option<String>, to: Option<String>) -> Part {
+fn one(field: &str, from: Option<String>, to: Option<String>) -> Explained {
     Field::new(field, from, to).into()
 }
 
-fn drift(field: &str, from: &str, to: Option<&str>) -> Part {
+fn drift(field: &str, from: &str, to: Option<&str>) -> Explained {
     let field = Field::new(field, Some(from.to_owned()), to.map(str::to_owned));
     field.drifted().into()
 }
@@ -230,7 +230,7 @@ impl View<'_> {
         self.plan.steps.iter().any(of)
     }
 
-    fn grow(&self, volume: Volume, to: String) -> Part {
+    fn grow(&self, volume: Volume, to: String) -> Explained {
         let from = self.before.storage(volume).ok();
         let from = from.and_then(|storage| storage.file.known().copied());
         one("size", from.map(|size| size.to_string()), Some(to))
@@ -238,14 +238,14 @@ impl View<'_> {
 
     /// The upper layers follow the file; where it did not grow just now, a
     /// growth was interrupted.
-    fn finish_growth(&self, volume: Volume) -> Part {
+    fn finish_growth(&self, volume: Volume) -> Explained {
         let grows =
             |step: &Step| matches!(step, Step::GrowFile { volume: of, .. } if *of == volume);
         if self.plans(&grows) || self.is_made(volume) {
-            return Part::default();
+            return Explained::default();
         }
         let Ok(storage) = self.before.storage(volume) else {
-            return Part::default();
+            return Explained::default();
         };
         let from = storage.mount.known().map(|mount| mount.size.to_string());
         let to = storage.file.known().map(ToString::to_string);
@@ -253,9 +253,9 @@ impl View<'_> {
         field.drifted().note("a growth was interrupted").into()
     }
 
-    fn open(&self, volume: Volume) -> Part {
+    fn open(&self, volume: Volume) -> Explained {
         if self.is_made(volume) {
-            return Part::default();
+            return Explained::default();
         }
         let device = self.before.storage(volume);
         let attached = device.is_ok_and(|storage| storage.device.known().is_some());
@@ -263,7 +263,7 @@ impl View<'_> {
         drift("state", closed, Some("mounted"))
     }
 
-    fn close(&self, volume: Volume) -> Part {
+    fn close(&self, volume: Volume) -> Explained {
         match volume {
             Volume::Image(guid) => {
                 let mounted = self.with(guid, |repo| repo.storage.mount.known().is_some());
@@ -287,12 +287,12 @@ impl View<'_> {
         Field::new("state", Some(from.to_owned()), Some(to.to_owned()))
     }
 
-    fn patch(&self, guid: Guid, patch: &Patch) -> Part {
+    fn patch(&self, guid: Guid, patch: &Patch) -> Explained {
         let record = self.with(guid, |repo| repo.record.known().cloned());
         let made =
             self.plans(&|step| matches!(step, Step::Reserve { guid: of, .. } if *of == guid));
         match patch {
-            Patch::Claim(_) if made => Part::default(),
+            Patch::Claim(_) if made => Explained::default(),
             Patch::Claim(owner) => {
                 let was = record.and_then(|record| record.owner);
                 let note = if was.is_none() {
@@ -309,13 +309,13 @@ impl View<'_> {
                 let was = record
                     .and_then(|record| record.owner)
                     .map(|owner| owner.source);
-                Part {
+                Explained {
                     fields: vec![
                         Field::new("owner", was, None)
                             .note("left closed and unmanaged: deletionPolicy Retain"),
                     ],
                     action: Some(Action::Delete),
-                    ..Part::default()
+                    ..Explained::default()
                 }
             }
             Patch::Rename(name) => one(
@@ -351,11 +351,11 @@ impl View<'_> {
                 let note = format!(
                     "to the trash for {days} days; `renet repository restore` brings it back"
                 );
-                Part {
+                Explained {
                     fields: vec![Field::new("data", size, None).note(note)],
                     action: Some(Action::Delete),
                     because: Some(because.to_owned()),
-                    ..Part::default()
+                    ..Explained::default()
                 }
             }
             Patch::Delete(None) => {
@@ -380,10 +380,10 @@ impl View<'_> {
                     let runs = repo.containers.known().and_then(|all| all.get(project));
                     files.is_none() && runs.is_none()
                 };
-                Part {
+                Explained {
                     fields: Vec::from_iter((before != *on).then_some(depends_on)),
                     action: self.with(guid, none).then_some(Action::Create),
-                    ..Part::default()
+                    ..Explained::default()
                 }
             }
             Patch::Created
@@ -391,15 +391,15 @@ impl View<'_> {
             | Patch::Purged
             | Patch::DisownProject(_)
             | Patch::Failed(..)
-            | Patch::Passed(_) => Part::default(),
+            | Patch::Passed(_) => Explained::default(),
         }
     }
 
     /// The services that get an address.
-    fn addresses(&self, guid: Guid, slots: &Slots) -> Part {
+    fn addresses(&self, guid: Guid, slots: &Slots) -> Explained {
         let network = match self.desired.repositories.get(&guid) {
             Some(spec) => spec.network,
-            None => return Part::default(),
+            None => return Explained::default(),
         };
         let had = self.with(guid, |repo| {
             repo.mirror.known().cloned().unwrap_or_default()
@@ -416,32 +416,32 @@ impl View<'_> {
             let address = network.address(*slot).to_string();
             Field::new(format!("address {service}"), was, Some(address))
         });
-        Part {
+        Explained {
             fields: fields.collect(),
             because: Some("its services have addresses of their own".to_owned()),
-            ..Part::default()
+            ..Explained::default()
         }
     }
 
     /// Inside the image the slots are what was mirrored just now, or somebody
     /// changed them there.
-    fn slots(&self, guid: Guid, slots: &Slots) -> Part {
+    fn slots(&self, guid: Guid, slots: &Slots) -> Explained {
         let mirrors = |step: &Step| matches!(step, Step::MirrorSlots(of, _) if *of == guid);
         let seen = self.with(guid, |repo| repo.slots.known().cloned());
         match seen {
             Some(seen) if seen != *slots && !self.plans(&mirrors) => {
                 drift(".rediacc.json", "not as mirrored", Some("as mirrored"))
             }
-            _ => Part::default(),
+            _ => Explained::default(),
         }
     }
 
-    fn start_daemon(&self, guid: Guid) -> Part {
+    fn start_daemon(&self, guid: Guid) -> Explained {
         let opens = |step: &Step| matches!(step, Step::Mount(Volume::Image(of)) | Step::Format { volume: Volume::Image(of), .. } if *of == guid);
         let daemon = self.with(guid, |repo| repo.daemon.known().copied());
         if self.plans(&opens) {
             return match self.is_made(Volume::Image(guid)) {
-                true => Part::default(),
+                true => Explained::default(),
                 false => drift("state", "closed", Some("running")),
             };
         }
@@ -469,12 +469,12 @@ impl View<'_> {
             container: service.to_owned(),
             because,
             replaced,
-            routes: routes_to(self.desired, self.before, guid, service),
+            routes: routes_to(self.observed, guid, service),
             last_start: None,
         }
     }
 
-    fn write_files(&self, guid: Guid, project: &ProjectSpec) -> Part {
+    fn write_files(&self, guid: Guid, project: &ProjectSpec) -> Explained {
         let after: BTreeMap<_, _> = project
             .files
             .files()
@@ -488,10 +488,10 @@ impl View<'_> {
             [one] => Some(format!("{one} differs")),
             [one, rest @ ..] => Some(format!("{one} and {} more differ", rest.len())),
         };
-        Part {
+        Explained {
             because,
             files,
-            ..Part::default()
+            ..Explained::default()
         }
     }
 
@@ -504,11 +504,15 @@ impl View<'_> {
     ) -> Vec<FileChange> {
         let before = self.lay(self.before, guid, project);
         let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
-        paths
+        let hidden = hidden::files([&before, after]);
+        let differ = paths
             .into_iter()
-            .filter(|path| before.get(*path) != after.get(*path))
-            .map(|path| text::change(path.as_str(), before.get(path), after.get(path)))
-            .collect()
+            .filter(|path| before.get(*path) != after.get(*path));
+        let change = differ.map(|path| {
+            let holds = hidden.get(path.as_str()).copied();
+            text::change(path.as_str(), before.get(path), after.get(path), holds)
+        });
+        change.collect()
     }
 
     /// The files of a project as they lay there.
@@ -519,7 +523,7 @@ impl View<'_> {
         files.map(|files| files.files.clone()).unwrap_or_default()
     }
 
-    fn fetch(&self, guid: Guid, project: &ProjectSpec) -> Part {
+    fn fetch(&self, guid: Guid, project: &ProjectSpec) -> Explained {
         let known = self.with(guid, |repo| {
             repo.images.known().cloned().unwrap_or_default()
         });
@@ -529,16 +533,16 @@ impl View<'_> {
             .filter(|(_, service)| !known.contains(&service.image));
         let mut names: Vec<&str> = missing.map(|(name, _)| name.as_str()).collect();
         names.dedup();
-        Part {
+        Explained {
             because: Some(format!(
                 "the image of {} is not there yet",
                 names.join(", ")
             )),
-            ..Part::default()
+            ..Explained::default()
         }
     }
 
-    fn up(&self, guid: Guid, project: &ProjectSpec) -> Part {
+    fn up(&self, guid: Guid, project: &ProjectSpec) -> Explained {
         let seen = self.with(guid, |repo| {
             let all = repo.containers.known();
             all.and_then(|all| all.get(&project.name)).cloned()
@@ -547,7 +551,7 @@ impl View<'_> {
         let is_new = seen.is_none() && lay.is_empty();
         let seen = seen.unwrap_or_default();
         let why = Causes::of(&lay, project);
-        let mut part = Part::default();
+        let mut part = Explained::default();
         for (name, service) in &project.services {
             let field = format!("container {name}");
             match seen.get(name) {
@@ -615,12 +619,12 @@ impl View<'_> {
         part
     }
 
-    fn wait(&self, guid: Guid, project: &ProjectSpec) -> Part {
+    fn wait(&self, guid: Guid, project: &ProjectSpec) -> Explained {
         let starts = |step: &Step| matches!(step, Step::Up { guid: of, project: up, .. } if *of == guid && up.name == project.name);
         if self.plans(&starts) {
-            return Part {
+            return Explained {
                 because: Some("what was started must be well".to_owned()),
-                ..Part::default()
+                ..Explained::default()
             };
         }
         let seen = self.with(guid, |repo| {
@@ -640,29 +644,29 @@ impl View<'_> {
             let field = format!("health {name}");
             Field::new(field, Some(health.to_owned()), Some("healthy".to_owned())).drifted()
         });
-        Part {
+        Explained {
             fields: fields.collect(),
             because: Some("it is not well".to_owned()),
-            ..Part::default()
+            ..Explained::default()
         }
     }
 
-    fn route(&self, name: &Name, route: &RouteRecord) -> Part {
+    fn route(&self, name: &Name, route: &RouteRecord) -> Explained {
         let was = self
             .before
             .routes
             .known()
             .and_then(|routes| routes.get(name));
         let leads = |route: &RouteRecord| {
-            let repository = super::name(self.desired, route.repository);
+            let repository = self.desired.name(route.repository);
             format!("{repository}/{}", route.service)
         };
         let Some(was) = was else {
             let to = format!("{} → {}:{}", route.host, leads(route), route.port);
-            return Part {
+            return Explained {
                 fields: vec![Field::new("host", None, Some(to))],
                 action: Some(Action::Create),
-                ..Part::default()
+                ..Explained::default()
             };
         };
         let all = [
@@ -685,19 +689,19 @@ impl View<'_> {
             .map(|(field, from, to)| Field::new(field, Some(from), Some(to)))
             .collect();
         let because: Vec<String> = fields.iter().map(Field::because).collect();
-        Part {
+        Explained {
             because: Some(because.join(", ")),
             fields,
-            ..Part::default()
+            ..Explained::default()
         }
     }
 
     /// What the proxy reads and should not, or should and does not. What this
     /// plan notes or forgets is told of with its route.
-    fn publish(&self, table: &RouteTable) -> Part {
+    fn publish(&self, table: &RouteTable) -> Explained {
         let none = RouteTable::new();
         let was = match &self.before.published {
-            Seen::Known(was) => was,
+            Part::Known(was) => was,
             _ => &none,
         };
         let names: BTreeSet<&Name> = was.keys().chain(table.keys()).collect();
@@ -729,10 +733,10 @@ impl View<'_> {
                 .drifted()
             })
             .collect();
-        Part {
+        Explained {
             because: Some("what is published is what was seen to run".to_owned()),
             fields,
-            ..Part::default()
+            ..Explained::default()
         }
     }
 }

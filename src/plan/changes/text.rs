@@ -2,17 +2,21 @@ use std::fmt::Write as _;
 
 use similar::{ChangeTag, TextDiff};
 
+use super::hidden::{self, Holds};
 use super::{FileAction, FileChange};
 use crate::model::FileSeen;
 
 /// Lines around a change that are shown with it.
 const CONTEXT: usize = 1;
 
-/// What a value is shown as that nobody else is to read.
-const HIDDEN: &str = "(value hidden)";
-
 /// What becomes of one managed file.
-pub(super) fn change(path: &str, old: Option<&FileSeen>, new: Option<&FileSeen>) -> FileChange {
+/// `holds` says what of it nobody is to read.
+pub(super) fn change(
+    path: &str,
+    old: Option<&FileSeen>,
+    new: Option<&FileSeen>,
+    holds: Option<Holds>,
+) -> FileChange {
     let change = match (old, new) {
         (None, _) => FileAction::Added,
         (_, None) => FileAction::Removed,
@@ -32,7 +36,10 @@ pub(super) fn change(path: &str, old: Option<&FileSeen>, new: Option<&FileSeen>)
             });
         }
         _ => match (text(old), text(new)) {
-            (Some(old), Some(new)) if holds_values(path) => note = Some(keys(&old, &new)),
+            _ if holds == Some(Holds::Secret) => note = Some("value hidden".to_owned()),
+            (Some(old), Some(new)) if holds.is_some() || holds_values(path) => {
+                note = Some(keys(&old, &new));
+            }
             (Some(old), Some(new)) => diff = Some(unified(path, &old, &new)),
             _ => note = Some("not a short text".to_owned()),
         },
@@ -82,7 +89,7 @@ fn keys(old: &str, new: &str) -> String {
         }
     }
     match differ.is_empty() {
-        true => "only comments or spaces differ".to_owned(),
+        true => "values hidden".to_owned(),
         false => format!("{}; values hidden", differ.join(", ")),
     }
 }
@@ -90,7 +97,8 @@ fn keys(old: &str, new: &str) -> String {
 /// The lines that differ. The place of a hunk is a line number and, in YAML, the
 /// keys that it stands under.
 fn unified(path: &str, old: &str, new: &str) -> String {
-    let yaml = path.ends_with(".yml") || path.ends_with(".yaml");
+    let yaml = hidden::is_yaml(path);
+    let (olds, news) = (hidden::lines(old), hidden::lines(new));
     let diff = TextDiff::from_lines(old, new);
     let lines: Vec<&str> = old.lines().collect();
     let mut out = String::new();
@@ -108,13 +116,13 @@ fn unified(path: &str, old: &str, new: &str) -> String {
         let header = format!("{} {heading}", header.trim_end());
         let _ = writeln!(out, "{}", header.trim_end());
         for change in hunk.iter_changes() {
-            let sign = match change.tag() {
-                ChangeTag::Equal => ' ',
-                ChangeTag::Delete => '-',
-                ChangeTag::Insert => '+',
+            let (sign, lines, at) = match change.tag() {
+                ChangeTag::Equal => (' ', &olds, change.old_index()),
+                ChangeTag::Delete => ('-', &olds, change.old_index()),
+                ChangeTag::Insert => ('+', &news, change.new_index()),
             };
-            let line = change.value().trim_end_matches(['\n', '\r']);
-            let _ = writeln!(out, "{sign}{}", shown(line));
+            let line = at.and_then(|at| lines.get(at));
+            let _ = writeln!(out, "{sign}{}", line.map_or("", String::as_str));
         }
     }
     out
@@ -143,41 +151,6 @@ fn keys_above(lines: &[&str], at: usize) -> String {
     keys.join(".")
 }
 
-/// A line without control characters, and without the value of what is called
-/// like a secret.
-fn shown(line: &str) -> String {
-    const SECRET: [&str; 6] = [
-        "PASSW",
-        "SECRET",
-        "TOKEN",
-        "CREDENTIAL",
-        "API_KEY",
-        "PRIVATE_KEY",
-    ];
-    let clean: String = line
-        .chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect();
-    let Some(at) = clean.find([':', '=']) else {
-        return clean;
-    };
-    let (key, value) = clean.split_at(at);
-    let is_secret = SECRET.iter().any(|word| key.to_uppercase().contains(word));
-    // A mapping, or a place to read it from, is no value.
-    let bare = value[1..].trim();
-    if !is_secret || bare.is_empty() || bare.starts_with("${") {
-        return clean;
-    }
-    let space = if value[1..].starts_with(' ') { " " } else { "" };
-    format!("{key}{}{space}{HIDDEN}", &value[..1])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +164,12 @@ mod tests {
         let old =
             "services:\n  web:\n    image: web:1.4\n    command: run\n  db:\n    image: db:1\n";
         let new = old.replace("1.4", "1.5");
-        let change = change("docker-compose.yml", Some(&file(old)), Some(&file(&new)));
+        let change = change(
+            "docker-compose.yml",
+            Some(&file(old)),
+            Some(&file(&new)),
+            None,
+        );
         assert_eq!(
             change.diff.unwrap(),
             "@@ -2,3 +2,3 @@ services.web\n   web:\n-    image: web:1.4\n+    image: web:1.5\n     command: run\n"
@@ -204,39 +182,42 @@ mod tests {
             "A=1\nDB_PASSWORD=canary-1\n",
             "A=1\nDB_PASSWORD=canary-2\nB=canary-3\n",
         );
-        let env = change(".env", Some(&file(old)), Some(&file(new)));
-        assert_eq!(
-            env.note.unwrap(),
-            "DB_PASSWORD changed, B added; values hidden"
-        );
+        let env = change(".env", Some(&file(old)), Some(&file(new)), None);
+        let note = env.note.unwrap();
+        assert_eq!(note, "DB_PASSWORD changed, B added; values hidden");
         assert_eq!(env.diff, None);
-        let yaml = |value: &str| {
-            file(&format!(
-                "environment:\n  DB_PASSWORD: {value}\n  list: [x]\n  - API_TOKEN={value}\n"
-            ))
-        };
-        let shown = change("a.yml", Some(&yaml("canary-1")), Some(&yaml("canary-2")));
-        let diff = shown.diff.unwrap();
-        assert!(!diff.contains("canary"), "{diff}");
-        assert!(diff.contains("-  DB_PASSWORD: (value hidden)"), "{diff}");
-        assert!(diff.contains("+  - API_TOKEN=(value hidden)"), "{diff}");
-    }
-
-    #[test]
-    fn where_a_secret_comes_from_is_shown() {
-        assert_eq!(
-            shown("  DB_PASSWORD: ${DB_PASSWORD}"),
-            "  DB_PASSWORD: ${DB_PASSWORD}"
+        // The key stands further up than what is shown of the text.
+        let yaml = |value: &str| file(&format!("KEY:\n API_TOKEN: |\n  1\n  2\n  3\n  {value}\n"));
+        let shown = change(
+            "a.yml",
+            Some(&yaml("canary-1")),
+            Some(&yaml("canary-2")),
+            None,
         );
-        assert_eq!(shown("secrets:"), "secrets:");
-        assert_eq!(shown("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        let diff = shown.diff.unwrap();
+        assert!(
+            diff.contains("-  (value hidden)") && !diff.contains("canary"),
+            "{diff}"
+        );
+        for (old, new) in [
+            (None, Some("canary")),
+            (Some("canary"), None),
+            (Some("canary"), Some("x")),
+        ] {
+            let (old, new) = (old.map(file), new.map(file));
+            let change = change("db.txt", old.as_ref(), new.as_ref(), Some(Holds::Secret));
+            assert_eq!(
+                (change.diff, change.note.unwrap()),
+                (None, "value hidden".into())
+            );
+        }
     }
 
     #[test]
     fn a_bit_is_a_change_too() {
         let old = file("x");
         let new = FileSeen::of(b"x", true);
-        let change = change("run", Some(&old), Some(&new));
+        let change = change("run", Some(&old), Some(&new), None);
         assert_eq!(change.note.unwrap(), "becomes executable");
     }
 }
