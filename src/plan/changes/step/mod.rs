@@ -1,0 +1,234 @@
+//! What each step changes, and why.
+
+mod project;
+mod record;
+mod route;
+mod volume;
+
+use std::collections::BTreeMap;
+
+use super::{Action, Explained, Field};
+use crate::model::{Actual, Desired, Guid, Repository, RunState, Step, Volume};
+use crate::plan::Plan;
+
+/// What a step of the plan changes, seen before it is done.
+pub(super) fn explain(
+    step: &Step,
+    before: &Actual,
+    observed: &Actual,
+    desired: &Desired,
+    plan: &Plan,
+) -> Explained {
+    let view = View {
+        before,
+        observed,
+        desired,
+        plan,
+    };
+    match step {
+        Step::ClearStaging(_) => drift("half-made image", "left over", None),
+        Step::Format { size, .. } => Explained {
+            fields: vec![Field::new("size", None, Some(size.to_string()))],
+            action: Some(Action::Create),
+            because: Some("it is new".to_owned()),
+            ..Explained::default()
+        },
+        Step::GrowFile { volume, size } => view.grow(*volume, size.to_string()),
+        Step::GrowDevice(volume) | Step::GrowFs(volume) => view.finish_growth(*volume),
+        Step::Attach(volume) | Step::Mount(volume) => view.open(*volume),
+        Step::Unmount(volume) | Step::Detach(volume) => view.close(*volume),
+        Step::LayOut if view.is_made(Volume::Datastore) => Explained::default(),
+        Step::LayOut => drift("folders", "missing", Some("laid out")),
+        Step::NoteDatastore(_) => Explained::default(),
+        Step::ClaimMachine { name, .. } => {
+            let was = before
+                .machine
+                .known()
+                .and_then(|machine| machine.name.clone());
+            match was {
+                Some(was) if was == *name => Explained::default(),
+                None => Explained {
+                    fields: vec![Field::new("name", None, Some(name.to_string()))],
+                    action: Some(Action::Create),
+                    because: Some("it has no name yet".to_owned()),
+                    ..Explained::default()
+                },
+                was => one(
+                    "name",
+                    was.map(|was| was.to_string()),
+                    Some(name.to_string()),
+                ),
+            }
+        }
+        Step::Reserve { network, .. } => Explained {
+            fields: vec![Field::new("network", None, Some(network.to_string()))],
+            action: Some(Action::Create),
+            because: Some("it is new".to_owned()),
+            ..Explained::default()
+        },
+        Step::Record(guid, patch) => view.patch(*guid, patch),
+        Step::Trash(_) => Explained {
+            action: Some(Action::Delete),
+            ..Explained::default()
+        },
+        Step::Untrash(_) => one(
+            "image",
+            Some("in the trash".to_owned()),
+            Some("back".to_owned()),
+        ),
+        Step::Purge { permit, .. } => Explained {
+            fields: vec![
+                Field::new("data", Some("in the trash".to_owned()), None).note("destroyed"),
+            ],
+            action: Some(Action::Delete),
+            because: Some(permit.reason().to_owned()),
+            ..Explained::default()
+        },
+        Step::DropRecord(_) => Explained {
+            action: Some(Action::Delete),
+            ..Explained::default()
+        },
+        Step::MirrorSlots(guid, slots) => view.addresses(*guid, slots),
+        Step::WriteSlots(guid, slots) => view.slots(*guid, slots),
+        Step::StartDaemon { guid, .. } => view.start_daemon(*guid),
+        Step::StopDaemon { guid, .. } => Explained {
+            stops: view.running(*guid, None, "the repository is closed"),
+            fields: vec![view.state(*guid, "running")],
+            ..Explained::default()
+        },
+        Step::WriteFiles { guid, project } => view.write_files(*guid, project),
+        Step::EraseFiles { guid, project } => Explained {
+            files: view.files(*guid, project, &BTreeMap::new()),
+            action: Some(Action::Delete),
+            ..Explained::default()
+        },
+        Step::FetchImages { guid, project, .. } => view.fetch(*guid, project),
+        Step::Up { guid, project, .. } => view.up(*guid, project),
+        Step::Wait { guid, project, .. } => view.wait(*guid, project),
+        Step::Down { guid, project, .. } => {
+            let why = match desired.repositories.get(guid).map(|spec| spec.state) {
+                Some(RunState::Stopped) => "the repository is to be Stopped",
+                _ => "no manifest names it any more",
+            };
+            Explained {
+                stops: view.running(*guid, Some(project), why),
+                ..Explained::default()
+            }
+        }
+        Step::RecordRoute { name, route } => view.route(name, route),
+        Step::ForgetRoute(name) => {
+            let was = before.routes.known().and_then(|routes| routes.get(name));
+            Explained {
+                fields: vec![Field::new(
+                    "host",
+                    was.map(|was| was.host.to_string()),
+                    None,
+                )],
+                action: Some(Action::Delete),
+                ..Explained::default()
+            }
+        }
+        Step::StartProxy(spec) => match before.proxy.known() {
+            Some(was) if was.spec == *spec => drift("supervisor", "not running", Some("running")),
+            Some(was) => {
+                let (from, to) = (was.spec.http.to_string(), spec.http.to_string());
+                let field = Field::new("http", Some(from), Some(to));
+                Explained::from(field.note("no route answers while it starts again"))
+            }
+            None if before.published.known().is_none_or(BTreeMap::is_empty) => Explained {
+                fields: vec![Field::new("http", None, Some(spec.http.to_string()))],
+                action: Some(Action::Create),
+                because: Some("there are routes".to_owned()),
+                ..Explained::default()
+            },
+            None => drift("proxy", "not running", Some("running")),
+        },
+        Step::StopProxy => Explained {
+            fields: vec![Field::new("proxy", Some("running".to_owned()), None)],
+            action: Some(Action::Delete),
+            because: Some("no route is left".to_owned()),
+            ..Explained::default()
+        },
+        Step::PublishRoutes(table) => view.publish(table),
+    }
+}
+
+impl Field {
+    fn new(field: impl Into<String>, from: Option<String>, to: Option<String>) -> Self {
+        Self {
+            field: field.into(),
+            from,
+            to,
+            note: None,
+            drift: false,
+        }
+    }
+
+    fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+
+    fn drifted(mut self) -> Self {
+        self.drift = true;
+        self
+    }
+
+    /// `size 2GiB → 4GiB changed`, in words.
+    fn because(&self) -> String {
+        match self.drift {
+            true => format!(
+                "{} is {}",
+                self.field,
+                self.from.as_deref().unwrap_or("missing")
+            ),
+            false => format!("{} changes", self.field),
+        }
+    }
+}
+
+impl From<Field> for Explained {
+    fn from(field: Field) -> Self {
+        Self {
+            because: Some(field.because()),
+            fields: vec![field],
+            ..Self::default()
+        }
+    }
+}
+
+fn one(field: &str, from: Option<String>, to: Option<String>) -> Explained {
+    Field::new(field, from, to).into()
+}
+
+fn drift(field: &str, from: &str, to: Option<&str>) -> Explained {
+    let field = Field::new(field, Some(from.to_owned()), to.map(str::to_owned));
+    field.drifted().into()
+}
+
+struct View<'a> {
+    /// After the steps before this one.
+    before: &'a Actual,
+    /// Before all of them.
+    observed: &'a Actual,
+    desired: &'a Desired,
+    plan: &'a Plan,
+}
+
+impl View<'_> {
+    fn with<T>(&self, guid: Guid, read: impl FnOnce(&Repository) -> T) -> T {
+        let none = Repository::default();
+        read(self.before.repo(guid, &none).unwrap_or(&none))
+    }
+
+    /// Whether this plan makes the volume.
+    fn is_made(&self, volume: Volume) -> bool {
+        let makes =
+            |step: &Step| matches!(step, Step::Format { volume: made, .. } if *made == volume);
+        self.plan.steps.iter().any(makes)
+    }
+
+    fn plans(&self, of: &dyn Fn(&Step) -> bool) -> bool {
+        self.plan.steps.iter().any(of)
+    }
+}

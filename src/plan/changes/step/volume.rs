@@ -1,0 +1,78 @@
+use super::super::{Explained, Field};
+use super::{View, drift, one};
+use crate::model::{Guid, RunState, Step, Volume};
+
+impl View<'_> {
+    pub(super) fn grow(&self, volume: Volume, to: String) -> Explained {
+        let from = self.before.storage(volume).ok();
+        let from = from.and_then(|storage| storage.file.known().copied());
+        one("size", from.map(|size| size.to_string()), Some(to))
+    }
+
+    /// The upper layers follow the file; where it did not grow just now, a
+    /// growth was interrupted.
+    pub(super) fn finish_growth(&self, volume: Volume) -> Explained {
+        let grows =
+            |step: &Step| matches!(step, Step::GrowFile { volume: of, .. } if *of == volume);
+        if self.plans(&grows) || self.is_made(volume) {
+            return Explained::default();
+        }
+        let Ok(storage) = self.before.storage(volume) else {
+            return Explained::default();
+        };
+        let from = storage.mount.known().map(|mount| mount.size.to_string());
+        let to = storage.file.known().map(ToString::to_string);
+        let field = Field::new("size", from, to);
+        field.drifted().note("a growth was interrupted").into()
+    }
+
+    pub(super) fn open(&self, volume: Volume) -> Explained {
+        if self.is_made(volume) {
+            return Explained::default();
+        }
+        let device = self.before.storage(volume);
+        let attached = device.is_ok_and(|storage| storage.device.known().is_some());
+        let closed = if attached { "not mounted" } else { "closed" };
+        drift("state", closed, Some("mounted"))
+    }
+
+    pub(super) fn close(&self, volume: Volume) -> Explained {
+        match volume {
+            Volume::Image(guid) => {
+                let mounted = self.with(guid, |repo| repo.storage.mount.known().is_some());
+                let from = if mounted { "mounted" } else { "attached" };
+                self.state(guid, from).into()
+            }
+            Volume::Datastore => one(
+                "state",
+                Some("mounted".to_owned()),
+                Some("closed".to_owned()),
+            ),
+        }
+    }
+
+    pub(super) fn state(&self, guid: Guid, from: &str) -> Field {
+        let to = match self.desired.repositories.get(&guid).map(|spec| spec.state) {
+            Some(RunState::Stopped) => "Stopped",
+            Some(RunState::Offline) => "Offline",
+            _ => "closed",
+        };
+        Field::new("state", Some(from.to_owned()), Some(to.to_owned()))
+    }
+
+    pub(super) fn start_daemon(&self, guid: Guid) -> Explained {
+        let opens = |step: &Step| matches!(step, Step::Mount(Volume::Image(of)) | Step::Format { volume: Volume::Image(of), .. } if *of == guid);
+        let daemon = self.with(guid, |repo| repo.daemon.known().copied());
+        if self.plans(&opens) {
+            return match self.is_made(Volume::Image(guid)) {
+                true => Explained::default(),
+                false => drift("state", "closed", Some("running")),
+            };
+        }
+        match daemon {
+            None => drift("daemon", "not running", Some("running")),
+            Some(daemon) if !daemon.serving => drift("daemon", "dead", Some("running")),
+            Some(_) => drift("daemon", "without its supervisor", Some("supervised")),
+        }
+    }
+}
