@@ -8,7 +8,7 @@ command -v cargo >/dev/null || PATH=$PATH:${HOME:-/root}/.cargo/bin
 tree=target/mutants/tree
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/mutants
 
-# Of the twelve that the trial of the core left (planner.md, section 6) these are
+# Of the twelve that the design names these are
 # not here, as what they break does not exist yet: no thaw; snapshot dropped while
 # unfinished; snapshot after writing; replace on an open image.
 # name | file | a sed script, which must change the file

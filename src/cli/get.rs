@@ -1,21 +1,14 @@
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
-use super::output::{self, Format, age, count, readable, revision};
+use super::listing::{AgentState, HealthState, Listing, Row, SyncState, agent_status, listing};
+use super::output::{self, Format, age, readable, revision};
 use super::session::{Meant, Session};
-use crate::agent::{self, Status, last_status};
-use crate::execute::{FileLocks, Lock, Locking as _, Mode, Wave};
-use crate::model::{
-    Blocked, Container, ContainerState, Health, Layout, Object, ProjectSpec, Repository,
-    RepositorySpec, RunState, Size, suggest,
-};
+use crate::model::{Layout, suggest};
 
 /// Show every object, whether it is in sync, and whether it is well
 #[derive(Debug, clap::Args)]
@@ -37,92 +30,6 @@ pub struct Args {
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Objects and how they fare: what `renet get -o json` prints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Listing {
-    /// The objects that were asked for.
-    pub objects: Vec<Row>,
-    /// The agent; missing where none ever ran here.
-    pub agent: Option<AgentState>,
-}
-
-/// One object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Row {
-    /// `machine`, `datastore`, `repository`, `service`, `route` or `proxy`.
-    pub kind: &'static str,
-    /// Its name, a service's with its repository: `shop/web`. Missing where
-    /// there is one of its kind.
-    pub name: Option<String>,
-    /// Whether it is what the manifests say.
-    pub sync: SyncState,
-    /// Whether it is well; missing where nothing of it is to run.
-    pub health: Option<HealthState>,
-    /// Why it is not in sync: a reason of the public list.
-    pub reason: Option<String>,
-    /// The same for people; of an object in sync what it is.
-    pub message: String,
-    /// The revision of the folder that it last was in sync with.
-    pub applied: Option<String>,
-    /// The revision that was last tried on it.
-    pub attempted: Option<String>,
-    /// Since when agent or apply find it like this.
-    pub since: Option<Timestamp>,
-}
-
-/// Whether an object is what the manifests say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub enum SyncState {
-    /// It is.
-    Synced,
-    /// It is not; the next apply or pass changes it.
-    OutOfSync,
-    /// The agent works on it.
-    Progressing,
-    /// Something is in the way.
-    Blocked,
-    /// A step failed; the agent tries it again.
-    Failed,
-    /// It was told to be left alone.
-    Suspended,
-    /// Its time was over.
-    Expired,
-}
-
-/// Whether an object is well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-pub enum HealthState {
-    /// It is.
-    Healthy,
-    /// It starts.
-    Progressing,
-    /// It could not be seen.
-    Unknown,
-    /// It is not.
-    Degraded,
-}
-
-/// What the agent tells of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct AgentState {
-    /// Whether one runs now.
-    pub running: bool,
-    /// The process of the last one.
-    pub pid: Option<u32>,
-    /// The folder that was last applied.
-    pub source: String,
-    /// The revision of the folder that was last read.
-    pub revision: Option<String>,
-    /// When that was.
-    pub revision_since: Option<Timestamp>,
-    /// When the agent last looked at everything.
-    pub last_pass: Option<Timestamp>,
-    /// When it does so again, if nothing happens before.
-    pub next_pass: Option<Timestamp>,
-    /// What it found wrong with the folder.
-    pub problems: Vec<String>,
-}
 
 /// Exit code 0; 2 for a kind that there is not, 3 where nothing has that name.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
@@ -151,14 +58,6 @@ async fn look(session: &Session, asked: Option<&Asked>) -> anyhow::Result<(Listi
         listing.objects = asked.select(listing.objects)?;
     }
     Ok((listing, wave.actual.now))
-}
-
-/// What the agent last wrote down, and whether one runs.
-pub async fn agent_status(layout: &Layout) -> (Option<Status>, bool) {
-    let status = last_status(&layout.agent()).known().cloned();
-    let locks = FileLocks::new(layout.locks(), Duration::ZERO, |_, _| ());
-    let running = locks.lock(Lock::Agent, Mode::Shared).await.is_err();
-    (status, running)
 }
 
 /// Prints every row, and those that change as they do.
@@ -286,14 +185,6 @@ impl Asked {
 const HEADER: [&str; 6] = ["KIND/NAME", "SYNC", "HEALTH", "REVISION", "AGE", "MESSAGE"];
 
 impl Row {
-    /// The object as people name it: `service/shop/web`.
-    pub fn label(&self) -> String {
-        match &self.name {
-            Some(name) => format!("{}/{name}", self.kind),
-            None => self.kind.to_owned(),
-        }
-    }
-
     fn cells(&self, now: Timestamp) -> [String; 6] {
         let none = || "-".to_owned();
         let sync = match self.sync {
@@ -352,20 +243,6 @@ fn text(listing: &Listing, now: Timestamp, width: usize) -> String {
 }
 
 impl AgentState {
-    /// What a status says of the agent.
-    pub fn of(status: &Status, running: bool) -> Self {
-        Self {
-            running,
-            pid: (status.pid != 0).then_some(status.pid),
-            source: status.source.clone(),
-            revision: status.revision.clone(),
-            revision_since: status.revision_since,
-            last_pass: status.last_pass,
-            next_pass: status.next_pass.filter(|_| running),
-            problems: status.problems.clone(),
-        }
-    }
-
     fn text(&self, now: Timestamp) -> String {
         let state = match (self.running, self.pid) {
             (true, Some(pid)) => format!("agent runs (pid {pid})"),
@@ -389,222 +266,11 @@ impl AgentState {
     }
 }
 
-/// Every object, as it was seen and as the agent remembers it.
-pub fn listing(wave: &Wave, status: Option<&Status>, running: bool) -> Listing {
-    let mut objects: Vec<Object> = Vec::new();
-    let blocked = wave.plan.blocked.keys().cloned();
-    for object in wave.desired.objects().chain(blocked) {
-        // Without a Machine manifest nobody asked for the datastore.
-        let wanted = object != Object::Datastore
-            || wave.desired.datastore.is_some()
-            || wave.plan.blocked.contains_key(&object);
-        if wanted && !objects.contains(&object) {
-            objects.push(object);
-        }
-    }
-    // A repository's services follow it.
-    objects.sort_by_cached_key(|object| {
-        let label = wave.desired.label(object);
-        let name = label.split('/').skip(1).map(str::to_owned);
-        (rank(object), name.collect::<Vec<_>>())
-    });
-    Listing {
-        objects: objects
-            .iter()
-            .map(|object| row(wave, object, status, running))
-            .collect(),
-        agent: status.map(|status| AgentState::of(status, running)),
-    }
-}
-
-fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> Row {
-    let label = wave.desired.label(object);
-    let known = status.and_then(|status| status.objects.get(&label));
-    let differs = wave.plan.more.contains(object)
-        || wave.plan.steps.iter().any(|step| step.object() == *object);
-    let (health, message) = seen(wave, object);
-    let (mut reason, mut message) = match wave.plan.blocked.get(object) {
-        Some(why) => (Some(why.reason().to_owned()), why.to_string()),
-        None => (None, message),
-    };
-    let remembers = |sync| known.is_some_and(|row| row.sync == sync);
-    let sync = match wave.plan.blocked.get(object) {
-        Some(Blocked::Suspended(_)) => SyncState::Suspended,
-        Some(Blocked::Expired { .. }) => SyncState::Expired,
-        Some(_) => SyncState::Blocked,
-        None if !differs => SyncState::Synced,
-        None if running && remembers(agent::Sync::Progressing) => SyncState::Progressing,
-        None if remembers(agent::Sync::Failed) => SyncState::Failed,
-        None => SyncState::OutOfSync,
-    };
-    if let (SyncState::Failed, Some(row)) = (sync, known) {
-        reason.clone_from(&row.reason);
-        message.clone_from(&row.message);
-    }
-    let same = |row: &&agent::ObjectStatus| match row.sync {
-        agent::Sync::Synced => sync == SyncState::Synced,
-        agent::Sync::Progressing => sync == SyncState::Progressing,
-        agent::Sync::Blocked => sync == SyncState::Blocked && row.reason == reason,
-        agent::Sync::Failed => sync == SyncState::Failed,
-        agent::Sync::Quiet => matches!(sync, SyncState::Suspended | SyncState::Expired),
-    };
-    let since = known.filter(same).map(|row| row.since);
-    let (kind, name) = match label.split_once('/') {
-        Some((_, name)) => (kind(object), Some(name.to_owned())),
-        None => (kind(object), None),
-    };
-    Row {
-        kind,
-        name,
-        sync,
-        health: health.filter(|_| sync != SyncState::Suspended),
-        reason,
-        message,
-        applied: known.and_then(|row| row.applied.clone()),
-        attempted: known.and_then(|row| row.attempted.clone()),
-        since,
-    }
-}
-
-/// What is shown first.
-fn rank(object: &Object) -> u8 {
-    match object {
-        Object::Machine => 0,
-        Object::Datastore => 1,
-        Object::Repository(_) | Object::Service(..) => 2,
-        Object::Route(_) => 3,
-        Object::Proxy => 4,
-    }
-}
-
-fn kind(object: &Object) -> &'static str {
-    match object {
-        Object::Machine => "machine",
-        Object::Datastore => "datastore",
-        Object::Repository(_) => "repository",
-        Object::Service(..) => "service",
-        Object::Route(_) => "route",
-        Object::Proxy => "proxy",
-    }
-}
-
-/// How an object was seen, and what it is.
-fn seen(wave: &Wave, object: &Object) -> (Option<HealthState>, String) {
-    let none = Repository::default();
-    match object {
-        Object::Machine | Object::Proxy => (None, String::new()),
-        Object::Datastore => datastore(wave),
-        Object::Repository(guid) => match wave.desired.repositories.get(guid) {
-            None => (None, String::new()),
-            Some(spec) => repository(spec, wave.actual.repo(*guid, &none).unwrap_or(&none)),
-        },
-        Object::Service(guid, project) => {
-            let spec = wave.desired.repositories.get(guid);
-            let Some(project) = spec.and_then(|spec| spec.projects.get(project)) else {
-                return (None, String::new());
-            };
-            let runs = spec.is_some_and(|spec| spec.state == RunState::Running);
-            let seen = wave.actual.repo(*guid, &none).unwrap_or(&none);
-            let addresses = project.services.iter();
-            let addresses = addresses.map(|(name, service)| format!("{name} {}", service.address));
-            let message = addresses.collect::<Vec<_>>().join(", ");
-            (runs.then(|| project_health(project, seen)), message)
-        }
-        Object::Route(name) => route(wave, name),
-    }
-}
-
-fn datastore(wave: &Wave) -> (Option<HealthState>, String) {
-    let seen = &wave.actual.datastore;
-    let Some(mount) = seen.storage.mount.known() else {
-        return (Some(HealthState::Degraded), "closed".to_owned());
-    };
-    let message = match seen.free.known() {
-        Some(free) => format!("{} of {} used", used(mount.size, *free), mount.size),
-        None => mount.size.to_string(),
-    };
-    (Some(HealthState::Healthy), message)
-}
-
-/// What is not free.
-pub fn used(size: Size, free: Size) -> Size {
-    Size::bytes(size.as_bytes().saturating_sub(free.as_bytes()))
-}
-
-fn repository(spec: &RepositorySpec, seen: &Repository) -> (Option<HealthState>, String) {
-    let mounted = seen.storage.mount.known().is_some();
-    let serving = seen.daemon.known().is_some_and(|daemon| daemon.serving);
-    let state = match (mounted, serving) {
-        (true, true) => None,
-        (true, false) => Some("mounted, daemon down"),
-        (false, _) => Some("closed"),
-    };
-    let what = [
-        state.map(str::to_owned),
-        Some(count(spec.declared.len(), "service")),
-        Some(spec.size.to_string()),
-        Some(format!("network {}", spec.network)),
-    ];
-    let message: Vec<String> = what.into_iter().flatten().collect();
-    let health = match (spec.state, state) {
-        (RunState::Offline, _) => None,
-        (_, Some(_)) => Some(HealthState::Degraded),
-        (RunState::Stopped, None) => Some(HealthState::Healthy),
-        (RunState::Running, None) => {
-            let projects = spec.projects.values();
-            let worst = projects.map(|project| project_health(project, seen)).max();
-            Some(worst.unwrap_or(HealthState::Healthy))
-        }
-    };
-    (health, message.join(", "))
-}
-
-fn route(wave: &Wave, name: &crate::model::Name) -> (Option<HealthState>, String) {
-    let Some(route) = wave.desired.routes.get(name) else {
-        return (None, String::new());
-    };
-    let published = wave.actual.published.known();
-    let live = published.is_some_and(|table| table.contains_key(name));
-    let port = match wave.desired.proxy.as_ref().map(|proxy| proxy.http) {
-        Some(80) | None => String::new(),
-        Some(port) => format!(":{port}"),
-    };
-    let (host, address) = (&route.host, route.address);
-    let health = match live {
-        true => HealthState::Healthy,
-        false => HealthState::Degraded,
-    };
-    let message = format!("http://{host}{port} → {address}:{}", route.port);
-    (Some(health), message)
-}
-
-fn project_health(project: &ProjectSpec, seen: &Repository) -> HealthState {
-    let Some(all) = seen.containers.known() else {
-        return HealthState::Unknown;
-    };
-    let nothing = BTreeMap::new();
-    let containers = all.get(&project.name).unwrap_or(&nothing);
-    let services = project.services.iter();
-    let each = services.map(|(name, service)| match containers.get(name) {
-        None => HealthState::Degraded,
-        Some(container) => container_health(container, service.completes),
-    });
-    each.max().unwrap_or(HealthState::Healthy)
-}
-
-fn container_health(container: &Container, completes: bool) -> HealthState {
-    match (container.state, container.health) {
-        (ContainerState::Exited(0), _) if completes => HealthState::Healthy,
-        (ContainerState::Running, Health::Healthy) => HealthState::Healthy,
-        (ContainerState::Running, Health::New | Health::Starting) => HealthState::Progressing,
-        _ => HealthState::Degraded,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::trial::Trial;
     use super::*;
+    use crate::execute::Wave;
     use crate::model::Part;
 
     /// Revisions are digests of what is declared, whose form may change.

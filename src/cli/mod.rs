@@ -10,6 +10,7 @@ mod explain;
 mod get;
 mod history;
 mod interrupt;
+mod listing;
 pub mod output;
 mod progress;
 mod reconcile;

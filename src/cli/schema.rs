@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 
+use super::listing::Listing;
 use super::output::listed;
 use super::render::Outcome;
-use super::{Failure, doctor, get, status};
+use super::{Failure, doctor, status};
 use crate::agent::{Event, Pass};
 use crate::manifest::schema;
 use crate::model::suggest;
@@ -44,7 +45,7 @@ pub fn schemas() -> BTreeMap<String, String> {
         ("output/diff", output::<Changes>()),
         ("output/doctor", output::<doctor::Findings>()),
         ("output/events", output::<Vec<Event>>()),
-        ("output/get", output::<get::Listing>()),
+        ("output/get", output::<Listing>()),
         ("output/history", output::<Vec<Pass>>()),
         ("output/status", output::<status::Overview>()),
     ]);

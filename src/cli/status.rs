@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::get::{AgentState, HealthState, Listing, SyncState, agent_status, listing, used};
+use super::listing::{AgentState, HealthState, Listing, SyncState, agent_status, listing, used};
 use super::output::{self, Format, age, count, revision, short_time};
 use super::session::{Meant, Session};
 use crate::execute::Wave;

@@ -5,6 +5,7 @@
 //! one of them has come to rest. [`Reconciler`] is what it is made of; an agent
 //! uses the same pieces one at a time.
 
+mod ledger;
 mod locks;
 mod reconciler;
 
@@ -16,8 +17,9 @@ use futures::future::{FutureExt as _, join, join_all};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use ledger::{Ledger, Shared};
 pub use locks::{Busy, FileLocks, Held, LocalLocks, Lock, Locking, Mode};
-pub use reconciler::{Ledger, Reconciler, Rest, Shared};
+pub use reconciler::{Reconciler, Rest};
 
 use crate::host::{Done, Host, Scope, StepError};
 use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Step};

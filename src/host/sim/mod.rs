@@ -2,16 +2,23 @@
 //! faults, and seen through one function, [`veil`]. The same trait as the real
 //! one, so that whole runs can be tried ten thousand times a second.
 
+mod checks;
+mod compose;
+mod kinds;
+mod veil;
+
+pub use kinds::{KINDS, kind};
+pub use veil::veil;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, Scope, StepError};
+use self::veil::outline;
+use super::{Blame, Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, ContainerState, Daemon, Digest, Guid, Health, Made, Name, NetworkId, Owner, Part,
-    Patch, Record, Repository, Step, Volume, refines,
+    Actual, ContainerState, Digest, Guid, Health, Made, Name, NetworkId, Owner, Part, Repository,
+    Step, Volume, refines,
 };
 
 /// What goes wrong at a step.
@@ -108,53 +115,6 @@ pub enum Unreadable {
     Slots(Guid),
     /// The published route table.
     Published,
-}
-
-/// Hides what cannot be seen in the state the machine is in: the only place
-/// that says so.
-pub fn veil(actual: &mut Actual) {
-    let store = &mut actual.datastore;
-    let mounted = store.storage.mount.known().is_some();
-    if !mounted {
-        let there = !store.storage.file.is_absent();
-        fn close<T>(there: bool, part: &mut Part<T>) {
-            *part = if there { Part::Hidden } else { Part::Absent };
-        }
-        close(there, &mut store.layout);
-        close(there, &mut actual.machine);
-        close(there, &mut actual.repositories);
-        return;
-    }
-    let Part::Known(all) = &mut actual.repositories else {
-        return;
-    };
-    for repo in all.values_mut() {
-        let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
-        if repo.storage.mount.known().is_none() {
-            fn close<T>(image: bool, part: &mut Part<T>) {
-                *part = if image { Part::Hidden } else { Part::Absent };
-            }
-            close(image, &mut repo.slots);
-            close(image, &mut repo.files);
-        }
-        if !matches!(repo.daemon, Part::Known(Daemon { serving: true, .. })) {
-            let left = image || !repo.daemon.is_absent();
-            repo.images = if left { Part::Hidden } else { Part::Absent };
-            repo.containers = if left { Part::Hidden } else { Part::Absent };
-        }
-    }
-    all.retain(|_, repo| !repo.is_nothing());
-}
-
-/// What is seen of a repository that is not in scope.
-fn outline(repo: &mut Repository) {
-    repo.storage.device = Part::Hidden;
-    repo.storage.mount = Part::Hidden;
-    repo.slots = Part::Hidden;
-    repo.files = Part::Hidden;
-    repo.daemon = Part::Hidden;
-    repo.images = Part::Hidden;
-    repo.containers = Part::Hidden;
 }
 
 /// The simulated host.
@@ -342,175 +302,6 @@ impl World {
         }
         self.next_id = next;
     }
-
-    fn record(&self, guid: Guid) -> Option<&Record> {
-        self.actual.repositories.known()?.get(&guid)?.record.known()
-    }
-
-    /// What may not be done, whatever the planner thought.
-    fn check_before(&mut self, step: &Step, seen: &Actual) {
-        let mut wrong = Vec::new();
-        if let Some(guid) = step.object().repository() {
-            let repo = seen.repositories.known().and_then(|all| all.get(&guid));
-            if repo.is_some_and(|repo| repo.record.is_unknown()) {
-                wrong.push("its record cannot be read".to_owned());
-            }
-            let mounted = repo.is_some_and(|repo| repo.storage.mount.known().is_some());
-            if !mounted && matches!(step, Step::WriteFiles { .. } | Step::WriteSlots(..)) {
-                wrong.push("it is closed".to_owned());
-            }
-            if let Some(record) = self.record(guid) {
-                wrong.extend(self.forbidden(step, guid, record));
-            }
-        }
-        match step {
-            Step::Format { volume, .. }
-                if self
-                    .actual
-                    .storage(*volume)
-                    .is_ok_and(|storage| !storage.file.is_absent()) =>
-            {
-                wrong.push("over data".to_owned());
-            }
-            Step::Up { guid, project, .. } => {
-                let known = self.failing.get(&(*guid, project.name.clone()));
-                let again =
-                    known.is_some_and(|(hash, run)| *hash == project.hash && *run != self.run);
-                let retry = self.acting.as_ref().is_some_and(|acting| acting.retry);
-                if again && !retry {
-                    wrong.push("this revision failed in an earlier run".to_owned());
-                }
-                for on in &project.depends_on {
-                    if !self.is_well(*guid, on) {
-                        wrong.push(format!("{on}, on which it depends, is not well"));
-                    }
-                }
-            }
-            _ => {}
-        }
-        let wrong = wrong.into_iter().map(|what| format!("{step}: {what}"));
-        self.violations.extend(wrong);
-    }
-
-    /// Whether every container of a project is well.
-    fn is_well(&self, guid: Guid, project: &Name) -> bool {
-        let all = self.actual.repositories.known();
-        let repo = all.and_then(|all| all.get(&guid));
-        let projects = repo.and_then(|repo| repo.containers.known());
-        let containers = projects.and_then(|projects| projects.get(project));
-        containers.is_some_and(|containers| {
-            containers.values().all(|container| match container.state {
-                ContainerState::Running => container.health == Health::Healthy,
-                state => state == ContainerState::Exited(0),
-            })
-        })
-    }
-
-    /// Nothing of what belongs to others, is suspended or protected changes; what
-    /// is due by its own record goes.
-    fn forbidden(&self, step: &Step, guid: Guid, record: &Record) -> Option<String> {
-        let now = self.actual.now;
-        if let Step::Record(_, Patch::Delete(Some(_))) = step
-            && record.protected
-        {
-            return Some("it is protected".to_owned());
-        }
-        let acting = self.acting.as_ref()?;
-        let told = acting.told.contains(&guid);
-        if let Step::Purge { permit, .. } = step {
-            let due = record
-                .deleted
-                .as_ref()
-                .is_some_and(|stone| stone.due <= now);
-            if permit.guid() != guid || !told && !due {
-                return Some("without leave".to_owned());
-            }
-        }
-        if told {
-            return None;
-        }
-        let over = record.expires.is_some_and(|at| at <= now);
-        let buries = matches!(
-            step,
-            Step::StopDaemon { .. }
-                | Step::Unmount(_)
-                | Step::Detach(_)
-                | Step::ClearStaging(_)
-                | Step::Trash(_)
-                | Step::Purge { .. }
-                | Step::DropRecord(_)
-                | Step::Record(_, Patch::Purged | Patch::Delete(Some(_)))
-        );
-        if buries && (over || record.deleted.is_some()) {
-            return None;
-        }
-        let others = record.owner.as_ref().is_some_and(|is| *is != acting.owner);
-        if others && !acting.take_over {
-            return Some("it belongs to another source".to_owned());
-        }
-        let project = match step.object() {
-            crate::model::Object::Service(_, project) => record.suspended_projects.get(&project),
-            _ => None,
-        };
-        let mut suspensions = record.suspended.iter().chain(project);
-        suspensions
-            .any(|suspension| suspension.holds_at(now))
-            .then(|| "it is suspended".to_owned())
-    }
-
-    /// What holds at every instant.
-    fn check_after(&mut self, step: &Step) {
-        let mut wrong = Vec::new();
-        let none = BTreeMap::new();
-        let all = self.actual.repositories.known().unwrap_or(&none);
-        for guid in self.contents.keys() {
-            let places = all.get(guid).map_or(0, |repo| {
-                usize::from(!repo.storage.file.is_absent()) + usize::from(!repo.trash.is_absent())
-            });
-            if places != 1 && self.actual.datastore.storage.mount.known().is_some() {
-                wrong.push(format!("the image of {guid} lies in {places} places"));
-            }
-        }
-        let records = || all.values().filter_map(|repo| repo.record.known());
-        let live: Vec<&Name> = records()
-            .filter(|record| record.is_live())
-            .map(|record| &record.name)
-            .collect();
-        if live.iter().collect::<BTreeSet<_>>().len() != live.len() {
-            wrong.push(format!("one name for two repositories: {live:?}"));
-        }
-        let networks: Vec<NetworkId> = records().filter_map(Record::holds_network).collect();
-        if networks.iter().collect::<BTreeSet<_>>().len() != networks.len() {
-            wrong.push("one network for two repositories".to_owned());
-        }
-        for (name, entry) in self.actual.published.known().into_iter().flatten() {
-            if !self.ever_well.contains(entry.backend.ip()) {
-                wrong.push(format!("route {name} leads to what never ran"));
-            }
-        }
-        let wrong = wrong
-            .into_iter()
-            .map(|what| format!("after {step}: {what}"));
-        self.violations.extend(wrong);
-        match step {
-            // Gone, replaced, or forgotten with its record: it may be tried anew.
-            Step::Up { guid, project, .. } => {
-                let of = (*guid, project.name.clone());
-                if self
-                    .failing
-                    .get(&of)
-                    .is_some_and(|(hash, _)| *hash != project.hash)
-                {
-                    self.failing.remove(&of);
-                }
-            }
-            Step::EraseFiles { guid, project } => {
-                self.failing.remove(&(*guid, project.clone()));
-            }
-            Step::Reserve { guid, .. } => self.failing.retain(|(of, _), _| of != guid),
-            _ => {}
-        }
-    }
 }
 
 fn containers(repo: &mut Repository) -> impl Iterator<Item = &mut crate::model::Container> {
@@ -519,112 +310,6 @@ fn containers(repo: &mut Repository) -> impl Iterator<Item = &mut crate::model::
         .into_iter()
         .flat_map(BTreeMap::values_mut)
         .flat_map(BTreeMap::values_mut)
-}
-
-/// The names of all kinds of steps, and of all changes of a record.
-pub const KINDS: [&str; 47] = [
-    "ClearStaging",
-    "Format",
-    "GrowFile",
-    "Attach",
-    "GrowDevice",
-    "Mount",
-    "GrowFs",
-    "Unmount",
-    "Detach",
-    "LayOut",
-    "NoteDatastore",
-    "ClaimMachine",
-    "Reserve",
-    "Trash",
-    "Untrash",
-    "Purge",
-    "DropRecord",
-    "MirrorSlots",
-    "WriteSlots",
-    "StartDaemon",
-    "StopDaemon",
-    "WriteFiles",
-    "EraseFiles",
-    "FetchImages",
-    "Up",
-    "Wait",
-    "Down",
-    "RecordRoute",
-    "ForgetRoute",
-    "StartProxy",
-    "StopProxy",
-    "PublishRoutes",
-    "Claim",
-    "Release",
-    "Rename",
-    "Created",
-    "Policy",
-    "Protect",
-    "Suspend",
-    "SuspendProject",
-    "Delete",
-    "Unhold",
-    "Purged",
-    "OwnProject",
-    "DisownProject",
-    "Failed",
-    "Passed",
-];
-
-/// The step's kind, or that of the change of a record.
-pub fn kind(step: &Step) -> &'static str {
-    match step {
-        Step::ClearStaging { .. } => "ClearStaging",
-        Step::Format { .. } => "Format",
-        Step::GrowFile { .. } => "GrowFile",
-        Step::Attach { .. } => "Attach",
-        Step::GrowDevice { .. } => "GrowDevice",
-        Step::Mount { .. } => "Mount",
-        Step::GrowFs { .. } => "GrowFs",
-        Step::Unmount { .. } => "Unmount",
-        Step::Detach { .. } => "Detach",
-        Step::LayOut => "LayOut",
-        Step::NoteDatastore { .. } => "NoteDatastore",
-        Step::ClaimMachine { .. } => "ClaimMachine",
-        Step::Reserve { .. } => "Reserve",
-        Step::Trash { .. } => "Trash",
-        Step::Untrash { .. } => "Untrash",
-        Step::Purge { .. } => "Purge",
-        Step::DropRecord { .. } => "DropRecord",
-        Step::MirrorSlots { .. } => "MirrorSlots",
-        Step::WriteSlots { .. } => "WriteSlots",
-        Step::StartDaemon { .. } => "StartDaemon",
-        Step::StopDaemon { .. } => "StopDaemon",
-        Step::WriteFiles { .. } => "WriteFiles",
-        Step::EraseFiles { .. } => "EraseFiles",
-        Step::FetchImages { .. } => "FetchImages",
-        Step::Up { .. } => "Up",
-        Step::Wait { .. } => "Wait",
-        Step::Down { .. } => "Down",
-        Step::RecordRoute { .. } => "RecordRoute",
-        Step::ForgetRoute { .. } => "ForgetRoute",
-        Step::StartProxy { .. } => "StartProxy",
-        Step::StopProxy => "StopProxy",
-        Step::PublishRoutes { .. } => "PublishRoutes",
-        Step::Record(_, patch) => match patch {
-            Patch::Claim { .. } => "Claim",
-            Patch::Release => "Release",
-            Patch::Rename { .. } => "Rename",
-            Patch::Created => "Created",
-            Patch::Policy { .. } => "Policy",
-            Patch::Protect { .. } => "Protect",
-            Patch::Suspend { .. } => "Suspend",
-            Patch::SuspendProject { .. } => "SuspendProject",
-            Patch::Delete { .. } => "Delete",
-            Patch::Unhold => "Unhold",
-            Patch::Purged => "Purged",
-            Patch::OwnProject { .. } => "OwnProject",
-            Patch::DisownProject { .. } => "DisownProject",
-            Patch::Failed { .. } => "Failed",
-            Patch::Passed { .. } => "Passed",
-        },
-    }
 }
 
 enum Outcome {
@@ -835,63 +520,5 @@ impl Drop for AtWork<'_> {
         if let Some(guid) = self.1 {
             self.0.world().at_work.remove(&guid);
         }
-    }
-}
-
-/// What was resolved from which inputs is the same on every simulated machine.
-fn resolved() -> MutexGuard<'static, BTreeMap<Digest, ComposeOutput>> {
-    static RESOLVED: Mutex<BTreeMap<Digest, ComposeOutput>> = Mutex::new(BTreeMap::new());
-    RESOLVED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl ComposeDoor for SimHost {
-    async fn config(&self, input: &ComposeInput) -> Result<Value, String> {
-        let file = input
-            .files
-            .files()
-            .get(&input.compose_file)
-            .ok_or_else(|| format!("{}: no such file", input.compose_file))?;
-        // Most simulated projects are written as JSON, which is read faster.
-        let mut config: Value = serde_json::from_slice(&file.bytes)
-            .or_else(|_| serde_yaml::from_slice(&file.bytes))
-            .map_err(|error| error.to_string())?;
-        let place = format!("/mnt/rediacc/mounts/{}/{}", input.guid, input.project);
-        let services = config["services"].as_object_mut().into_iter().flatten();
-        for build in services.filter_map(|(_, service)| service.get_mut("build")) {
-            if build["context"] == "." {
-                build["context"] = Value::String(place.clone());
-            }
-        }
-        for kind in ["configs", "secrets"] {
-            let all = config[kind].as_object_mut().into_iter().flatten();
-            for file in all.filter_map(|(_, one)| one.get_mut("file")) {
-                if let Some(beside) = file.as_str().and_then(|file| file.strip_prefix("./")) {
-                    *file = Value::String(format!("{place}/{beside}"));
-                }
-            }
-        }
-        Ok(config)
-    }
-
-    async fn hashes(
-        &self,
-        _input: &ComposeInput,
-        text: &str,
-    ) -> Result<BTreeMap<String, String>, String> {
-        let text: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let services = text["services"].as_object().ok_or("no services")?;
-        let hash = |service: &Value| Digest::of(service.to_string().as_bytes()).to_string();
-        Ok(services
-            .iter()
-            .map(|(name, service)| (name.clone(), hash(service)))
-            .collect())
-    }
-
-    fn recall(&self, key: &Digest) -> Option<ComposeOutput> {
-        resolved().get(key).cloned()
-    }
-
-    fn remember(&self, key: &Digest, output: &ComposeOutput) {
-        resolved().insert(key.clone(), output.clone());
     }
 }

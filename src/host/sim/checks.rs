@@ -1,0 +1,177 @@
+//! What may never be, whoever planned it: looked at before and after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::World;
+use crate::model::{Actual, ContainerState, Guid, Health, Name, NetworkId, Patch, Record, Step};
+
+impl World {
+    pub(super) fn record(&self, guid: Guid) -> Option<&Record> {
+        self.actual.repositories.known()?.get(&guid)?.record.known()
+    }
+
+    /// What may not be done, whatever the planner thought.
+    pub(super) fn check_before(&mut self, step: &Step, seen: &Actual) {
+        let mut wrong = Vec::new();
+        if let Some(guid) = step.object().repository() {
+            let repo = seen.repositories.known().and_then(|all| all.get(&guid));
+            if repo.is_some_and(|repo| repo.record.is_unknown()) {
+                wrong.push("its record cannot be read".to_owned());
+            }
+            let mounted = repo.is_some_and(|repo| repo.storage.mount.known().is_some());
+            if !mounted && matches!(step, Step::WriteFiles { .. } | Step::WriteSlots(..)) {
+                wrong.push("it is closed".to_owned());
+            }
+            if let Some(record) = self.record(guid) {
+                wrong.extend(self.forbidden(step, guid, record));
+            }
+        }
+        match step {
+            Step::Format { volume, .. }
+                if self
+                    .actual
+                    .storage(*volume)
+                    .is_ok_and(|storage| !storage.file.is_absent()) =>
+            {
+                wrong.push("over data".to_owned());
+            }
+            Step::Up { guid, project, .. } => {
+                let known = self.failing.get(&(*guid, project.name.clone()));
+                let again =
+                    known.is_some_and(|(hash, run)| *hash == project.hash && *run != self.run);
+                let retry = self.acting.as_ref().is_some_and(|acting| acting.retry);
+                if again && !retry {
+                    wrong.push("this revision failed in an earlier run".to_owned());
+                }
+                for on in &project.depends_on {
+                    if !self.is_well(*guid, on) {
+                        wrong.push(format!("{on}, on which it depends, is not well"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        let wrong = wrong.into_iter().map(|what| format!("{step}: {what}"));
+        self.violations.extend(wrong);
+    }
+
+    /// Whether every container of a project is well.
+    pub(super) fn is_well(&self, guid: Guid, project: &Name) -> bool {
+        let all = self.actual.repositories.known();
+        let repo = all.and_then(|all| all.get(&guid));
+        let projects = repo.and_then(|repo| repo.containers.known());
+        let containers = projects.and_then(|projects| projects.get(project));
+        containers.is_some_and(|containers| {
+            containers.values().all(|container| match container.state {
+                ContainerState::Running => container.health == Health::Healthy,
+                state => state == ContainerState::Exited(0),
+            })
+        })
+    }
+
+    /// Nothing of what belongs to others, is suspended or protected changes; what
+    /// is due by its own record goes.
+    pub(super) fn forbidden(&self, step: &Step, guid: Guid, record: &Record) -> Option<String> {
+        let now = self.actual.now;
+        if let Step::Record(_, Patch::Delete(Some(_))) = step
+            && record.protected
+        {
+            return Some("it is protected".to_owned());
+        }
+        let acting = self.acting.as_ref()?;
+        let told = acting.told.contains(&guid);
+        if let Step::Purge { permit, .. } = step {
+            let due = record
+                .deleted
+                .as_ref()
+                .is_some_and(|stone| stone.due <= now);
+            if permit.guid() != guid || !told && !due {
+                return Some("without leave".to_owned());
+            }
+        }
+        if told {
+            return None;
+        }
+        let over = record.expires.is_some_and(|at| at <= now);
+        let buries = matches!(
+            step,
+            Step::StopDaemon { .. }
+                | Step::Unmount(_)
+                | Step::Detach(_)
+                | Step::ClearStaging(_)
+                | Step::Trash(_)
+                | Step::Purge { .. }
+                | Step::DropRecord(_)
+                | Step::Record(_, Patch::Purged | Patch::Delete(Some(_)))
+        );
+        if buries && (over || record.deleted.is_some()) {
+            return None;
+        }
+        let others = record.owner.as_ref().is_some_and(|is| *is != acting.owner);
+        if others && !acting.take_over {
+            return Some("it belongs to another source".to_owned());
+        }
+        let project = match step.object() {
+            crate::model::Object::Service(_, project) => record.suspended_projects.get(&project),
+            _ => None,
+        };
+        let mut suspensions = record.suspended.iter().chain(project);
+        suspensions
+            .any(|suspension| suspension.holds_at(now))
+            .then(|| "it is suspended".to_owned())
+    }
+
+    /// What holds at every instant.
+    pub(super) fn check_after(&mut self, step: &Step) {
+        let mut wrong = Vec::new();
+        let none = BTreeMap::new();
+        let all = self.actual.repositories.known().unwrap_or(&none);
+        for guid in self.contents.keys() {
+            let places = all.get(guid).map_or(0, |repo| {
+                usize::from(!repo.storage.file.is_absent()) + usize::from(!repo.trash.is_absent())
+            });
+            if places != 1 && self.actual.datastore.storage.mount.known().is_some() {
+                wrong.push(format!("the image of {guid} lies in {places} places"));
+            }
+        }
+        let records = || all.values().filter_map(|repo| repo.record.known());
+        let live: Vec<&Name> = records()
+            .filter(|record| record.is_live())
+            .map(|record| &record.name)
+            .collect();
+        if live.iter().collect::<BTreeSet<_>>().len() != live.len() {
+            wrong.push(format!("one name for two repositories: {live:?}"));
+        }
+        let networks: Vec<NetworkId> = records().filter_map(Record::holds_network).collect();
+        if networks.iter().collect::<BTreeSet<_>>().len() != networks.len() {
+            wrong.push("one network for two repositories".to_owned());
+        }
+        for (name, entry) in self.actual.published.known().into_iter().flatten() {
+            if !self.ever_well.contains(entry.backend.ip()) {
+                wrong.push(format!("route {name} leads to what never ran"));
+            }
+        }
+        let wrong = wrong
+            .into_iter()
+            .map(|what| format!("after {step}: {what}"));
+        self.violations.extend(wrong);
+        match step {
+            // Gone, replaced, or forgotten with its record: it may be tried anew.
+            Step::Up { guid, project, .. } => {
+                let of = (*guid, project.name.clone());
+                if self
+                    .failing
+                    .get(&of)
+                    .is_some_and(|(hash, _)| *hash != project.hash)
+                {
+                    self.failing.remove(&of);
+                }
+            }
+            Step::EraseFiles { guid, project } => {
+                self.failing.remove(&(*guid, project.clone()));
+            }
+            Step::Reserve { guid, .. } => self.failing.retain(|(of, _), _| of != guid),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,48 @@
+use crate::model::{Actual, Daemon, Part, Repository};
+
+/// Hides what cannot be seen in the state the machine is in: the only place
+/// that says so.
+pub fn veil(actual: &mut Actual) {
+    let store = &mut actual.datastore;
+    let mounted = store.storage.mount.known().is_some();
+    if !mounted {
+        let there = !store.storage.file.is_absent();
+        fn close<T>(there: bool, part: &mut Part<T>) {
+            *part = if there { Part::Hidden } else { Part::Absent };
+        }
+        close(there, &mut store.layout);
+        close(there, &mut actual.machine);
+        close(there, &mut actual.repositories);
+        return;
+    }
+    let Part::Known(all) = &mut actual.repositories else {
+        return;
+    };
+    for repo in all.values_mut() {
+        let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
+        if repo.storage.mount.known().is_none() {
+            fn close<T>(image: bool, part: &mut Part<T>) {
+                *part = if image { Part::Hidden } else { Part::Absent };
+            }
+            close(image, &mut repo.slots);
+            close(image, &mut repo.files);
+        }
+        if !matches!(repo.daemon, Part::Known(Daemon { serving: true, .. })) {
+            let left = image || !repo.daemon.is_absent();
+            repo.images = if left { Part::Hidden } else { Part::Absent };
+            repo.containers = if left { Part::Hidden } else { Part::Absent };
+        }
+    }
+    all.retain(|_, repo| !repo.is_nothing());
+}
+
+/// What is seen of a repository that is not in scope.
+pub(super) fn outline(repo: &mut Repository) {
+    repo.storage.device = Part::Hidden;
+    repo.storage.mount = Part::Hidden;
+    repo.slots = Part::Hidden;
+    repo.files = Part::Hidden;
+    repo.daemon = Part::Hidden;
+    repo.images = Part::Hidden;
+    repo.containers = Part::Hidden;
+}
