@@ -89,7 +89,7 @@ async fn main() {
     let loader = Mutex::new(manifest::Loader::new(folder.path()));
     let machine = host.clone();
     let agent = Arc::new(Agent::new(
-        move |_| machine.clone(),
+        move |_: &_| machine.clone(),
         LocalLocks::default(),
         Layout::new("/").unwrap(),
         move || loader.lock().unwrap().load(),

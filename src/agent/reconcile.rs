@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::history::{EVERYTHING, Pass};
 use super::status::Board;
 use crate::execute::{self, Ledger, Locking, Options, Reconciler, Report, Rest, Shared};
 use crate::host::Host;
-use crate::manifest::Folder;
+use crate::manifest::{Folder, Manifests};
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Name, NetworkId, Object, Owner, Prune};
 use crate::plan::Share;
 use crate::resolve::{Ids, Source};
@@ -79,7 +78,7 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// The long-running reconciler of one machine and one folder.
 pub struct Agent<H, L> {
-    open: Box<dyn Fn(Option<PathBuf>) -> H + Send + std::marker::Sync>,
+    open: Box<dyn Fn(&Manifests) -> H + Send + std::marker::Sync>,
     locks: L,
     layout: Layout,
     load: Box<dyn Fn() -> Folder + Send + std::marker::Sync>,
@@ -101,6 +100,8 @@ struct State<H> {
     failing: BTreeSet<Guid>,
     missing: BTreeMap<Object, Instant>,
     retires: BTreeSet<Object>,
+    /// Which repositories wait to become copies of which.
+    copies: BTreeMap<Guid, BTreeSet<Guid>>,
 }
 
 impl<H> Default for State<H> {
@@ -113,6 +114,7 @@ impl<H> Default for State<H> {
             failing: BTreeSet::new(),
             missing: BTreeMap::new(),
             retires: BTreeSet::new(),
+            copies: BTreeMap::new(),
         }
     }
 }
@@ -129,10 +131,10 @@ struct Revision<H> {
 
 impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
     /// An agent that reads the folder with `load`, and takes the machine from
-    /// `open`, which is given the datastore's backing file where a manifest names
-    /// one. What it does stands on `board`.
+    /// `open`, which is given the manifests: they name its backing file and its
+    /// secrets. What it does stands on `board`.
     pub fn new(
-        open: impl Fn(Option<PathBuf>) -> H + Send + std::marker::Sync + 'static,
+        open: impl Fn(&Manifests) -> H + Send + std::marker::Sync + 'static,
         locks: L,
         layout: Layout,
         load: impl Fn() -> Folder + Send + std::marker::Sync + 'static,
@@ -317,7 +319,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
                 Some(is) if is.id == id => is.parts.clone(),
                 _ => folder.manifests.digests(),
             };
-            let host = (self.open)(folder.manifests.backing_file());
+            let host = (self.open)(&folder.manifests);
             let source = Source {
                 owner: Owner {
                     source: folder.source.display().to_string(),
@@ -407,6 +409,12 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         state.names = names
             .map(|spec| (spec.name.to_string(), spec.guid))
             .collect();
+        state.copies.clear();
+        for guid in desired.repositories.keys() {
+            if let Some(parent) = wave.makes_copy_of(*guid) {
+                state.copies.entry(parent).or_default().insert(*guid);
+            }
+        }
         let specs = desired.repositories.iter();
         let declared: BTreeMap<Guid, Digest> = specs
             .filter_map(|(guid, spec)| Some((*guid, revision.parts.get(&spec.name)?.clone())))
@@ -476,6 +484,13 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             return Next::Failed;
         }
         state.failing.remove(&guid);
+        let copies = state.copies.get(&guid).cloned().unwrap_or_default();
+        drop(state);
+        if ledger.changed() > 0 {
+            for copy in copies {
+                self.handle.touch(Key::Repository(copy));
+            }
+        }
         Next::Settled
     }
 

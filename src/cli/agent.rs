@@ -12,8 +12,9 @@ use super::interrupt::Interrupt;
 use super::{Failure, need_root};
 use crate::agent::{Agent, Board, Hint, Policy, changes, persist, serve};
 use crate::execute::{FileLocks, Lock, Locking as _, Mode};
+use crate::host::linux::secrets::Secrets;
 use crate::host::linux::{LinuxHost, events};
-use crate::manifest;
+use crate::manifest::{self, Manifests};
 use crate::model::Layout;
 
 /// Keep the machine what the manifests say
@@ -69,7 +70,10 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     // One that crashed has kept nothing of what it was at.
     let load = move || loader.lock().unwrap_or_else(PoisonError::into_inner).load();
     let (root, binary) = (layout.clone(), std::env::current_exe()?);
-    let open = move |backing_file| LinuxHost::new(root.clone(), backing_file, binary.clone());
+    let open = move |manifests: &Manifests| {
+        let host = LinuxHost::new(root.clone(), manifests.backing_file(), binary.clone());
+        host.with_secrets(Secrets::asked(manifests.secrets()))
+    };
     let agent = Agent::new(open, patient(), layout.clone(), load, policy, board.clone());
 
     let (requests, asked) = mpsc::channel(16);

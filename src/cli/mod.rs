@@ -12,6 +12,7 @@ mod history;
 mod interrupt;
 mod listing;
 pub mod output;
+mod passphrase;
 mod progress;
 mod reconcile;
 pub mod render;

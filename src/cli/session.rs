@@ -13,6 +13,7 @@ use super::{Failure, need_root, output, render};
 use crate::agent::{self, last_status};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::linux::LinuxHost;
+use crate::host::linux::secrets::Secrets;
 use crate::manifest;
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest};
 use crate::plan::changes::Changes;
@@ -85,6 +86,7 @@ impl Session {
             (false, false) => Prune::Keep,
         };
         let backing = folder.manifests.backing_file();
+        let secrets = Secrets::asked(folder.manifests.secrets());
         let source = Source {
             owner: Owner {
                 source: folder.source.display().to_string(),
@@ -101,7 +103,8 @@ impl Session {
         };
         let ids = Ids::random(&layout);
         Ok(Self {
-            host: LinuxHost::new(layout.clone(), backing, std::env::current_exe()?),
+            host: LinuxHost::new(layout.clone(), backing, std::env::current_exe()?)
+                .with_secrets(secrets),
             ids: match &meant.ids {
                 Some(drawn) => ids.with(drawn.clone()),
                 None => ids,

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::Failure;
-use crate::host::linux::{dockerd, traefik};
-use crate::model::{Layout, NetworkId};
+use crate::host::linux::{dockerd, freeze, traefik};
+use crate::model::{Guid, Layout, NetworkId};
 
 /// Docker daemons
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,13 @@ pub enum Daemon {
         /// The network's id
         #[arg(long)]
         network_id: u32,
+    },
+    /// Let the writers of a repository wait until standard input ends
+    #[command(hide = true)]
+    Freeze {
+        /// The repository
+        #[arg(long)]
+        guid: Guid,
     },
 }
 
@@ -28,10 +35,14 @@ pub enum Proxy {
 
 /// Supervises until told to end.
 pub fn daemon(command: &Daemon, layout: &Layout) -> anyhow::Result<u8> {
-    let Daemon::Supervise { network_id } = command;
-    let network =
-        NetworkId::try_from(*network_id).map_err(|error| Failure::usage(error.to_string()))?;
-    dockerd::supervise(layout, network)?;
+    match command {
+        Daemon::Supervise { network_id } => {
+            let network = NetworkId::try_from(*network_id)
+                .map_err(|error| Failure::usage(error.to_string()))?;
+            dockerd::supervise(layout, network)?;
+        }
+        Daemon::Freeze { guid } => freeze::guard(layout, *guid)?,
+    }
     Ok(0)
 }
 

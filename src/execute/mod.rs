@@ -9,7 +9,7 @@ mod ledger;
 mod locks;
 mod reconciler;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub use locks::{Busy, FileLocks, Held, LocalLocks, Lock, Locking, Mode};
 pub use reconciler::{Reconciler, Rest};
 
 use crate::host::{Done, Host, Scope, StepError};
-use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Step};
+use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Origin, Repository, Step};
 use crate::plan::changes::{Changes, changes};
 use crate::plan::{Limits, Plan, Share, plan};
 use crate::resolve::{Ids, Source, resolve};
@@ -67,6 +67,17 @@ pub struct Report {
 }
 
 impl Wave {
+    /// The repository of which this one is about to become a copy.
+    pub fn makes_copy_of(&self, guid: Guid) -> Option<Guid> {
+        let none = Repository::default();
+        let repo = self.actual.repo(guid, &none).ok()?;
+        let origin = &self.desired.repositories.get(&guid)?.origin;
+        match origin {
+            Origin::Fork { lineage, .. } if repo.storage.file.is_absent() => Some(lineage.parent),
+            _ => None,
+        }
+    }
+
     /// What the plan changes, object by object.
     pub fn changes(&self) -> Changes {
         changes(&self.desired, &self.actual, &self.plan)
@@ -212,8 +223,17 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             .collect();
         self.shared.busy(&work);
         let (rested, all_done) = (Notify::new(), CancellationToken::new());
+        let ends = work.iter().map(|guid| (*guid, CancellationToken::new()));
+        let ends: BTreeMap<Guid, CancellationToken> = ends.collect();
         let repositories = async {
             join_all(work.iter().map(async |guid| {
+                // A copy of what is about to be made is made afterwards.
+                let parent = wave.makes_copy_of(*guid);
+                let parent = parent.filter(|parent| wave.makes_copy_of(*parent) != Some(*guid));
+                if let Some(parent) = parent.and_then(|parent| ends.get(&parent)) {
+                    parent.cancelled().await;
+                }
+                let _ended = ends.get(guid).map(|end| end.clone().drop_guard());
                 let worked = AssertUnwindSafe(self.repository(*guid, retires));
                 if let Err(panic) = worked.catch_unwind().await {
                     self.shared.rests(*guid);

@@ -366,12 +366,9 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             let outcome = match self.again(step) {
                 Some(error) => Err(error),
                 None => {
-                    let lock = match step.writes_record() {
-                        true => match self.locks.lock(Lock::Machine, Mode::Alone).await {
-                            Ok(lock) => Some(lock),
-                            Err(busy) => return End::Busy(busy),
-                        },
-                        false => None,
+                    let lock = match self.lock_for(step, hand).await {
+                        Ok(lock) => lock,
+                        Err(busy) => return End::Busy(busy),
                     };
                     let began = Instant::now();
                     self.progress.begins(&wave.desired, step);
@@ -392,6 +389,30 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             }
             _ => End::Look,
         }
+    }
+
+    /// What one step needs besides what is held: the records, or another repository
+    /// as it is.
+    async fn lock_for<'s>(
+        &'s self,
+        step: &Step,
+        hand: &mut Hand<'s>,
+    ) -> Result<Option<Held>, Busy> {
+        if step.writes_record() {
+            return self.locks.lock(Lock::Machine, Mode::Alone).await.map(Some);
+        }
+        let Some(other) = step.reads() else {
+            return Ok(None);
+        };
+        // Who has it may wait for a worker's place. It waits for no lock of ours: a
+        // copy is no ancestor of what it is a copy of.
+        hand._permit = None;
+        let lock = self
+            .locks
+            .lock(Lock::Repository(other), Mode::Shared)
+            .await?;
+        hand._permit = self.shared.workers.acquire().await.ok();
+        Ok(Some(lock))
     }
 
     /// A step that does not last is not done for ever.

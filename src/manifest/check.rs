@@ -4,6 +4,7 @@ use super::decode::{Document, Found};
 use super::fields::{listed, near};
 use super::problem::{Place, Report};
 use super::service;
+use super::{Origin, Repository};
 use crate::model::Name;
 
 /// Compares the documents with each other and says which of them cannot stand. Where a
@@ -14,6 +15,7 @@ pub(super) fn check(all: &[&Found], complete: bool, report: &Report) -> BTreeSet
     once(all, &mut bad, report);
     clashes(all, &mut bad, report);
     shared_services(all, &mut bad, report);
+    circles(all, &mut bad, report);
     service::check(all, complete, &mut bad, report);
     if complete {
         dangling(all, &mut bad, report);
@@ -136,6 +138,39 @@ fn shared_services(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
             );
         },
     );
+}
+
+/// Copies of copies that lead back to where they began.
+fn circles(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
+    let parents: BTreeMap<&Name, &Name> = all
+        .iter()
+        .filter_map(|found| match &found.document {
+            Some(Document::Repository(Repository {
+                name,
+                origin: Origin::Fork(fork),
+                ..
+            })) => Some((name, &fork.repository)),
+            _ => None,
+        })
+        .collect();
+    for (index, found) in all.iter().enumerate() {
+        let Some(Document::Repository(repository)) = &found.document else {
+            continue;
+        };
+        let next = |name: &&Name| parents.get(*name).copied();
+        let ancestors = std::iter::successors(next(&&repository.name), next);
+        if ancestors
+            .take(all.len())
+            .any(|name| *name == repository.name)
+        {
+            bad.insert(index);
+            report.at(
+                found.place("forkOf"),
+                format!("repository `{}` would be a copy of itself", repository.name),
+                "name another repository, or say `size:` and `encryption:` instead",
+            );
+        }
+    }
 }
 
 /// References to what nobody defines.

@@ -1,16 +1,17 @@
 use std::collections::BTreeMap;
-use std::path::{Component, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source, is_hostile};
+use super::repository::{absolute, repository};
 use super::root::Root;
 use super::service::service;
 use super::tree::{Kind, Node, duplicates};
 use super::{
     Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service, compose, variables,
 };
-use crate::model::{DeletionPolicy, HostName, Name, NetworkId, RelPath, RunState, Size};
+use crate::model::{HostName, Name, RelPath, Size};
 
 const KINDS: [&str; 4] = ["Machine", "Repository", "Service", "Route"];
 const API: &str = "renet/v1";
@@ -172,7 +173,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     let document = fields.required_map("spec", cure).and_then(|spec| {
         let document = match kind {
             "Machine" => machine(&spec, found.name.as_ref()).map(Document::Machine),
-            "Repository" => repository(&spec, &mut found)
+            "Repository" => repository(&spec, &mut found, context)
                 .map(|repository| Repository {
                     moved_from,
                     ..repository
@@ -223,7 +224,7 @@ fn label_value(value: &Node) -> Result<(), String> {
 }
 
 /// Reads a size of at least `least`.
-fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
+pub(super) fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
     let size: Size = plain(node)?;
     if size < least {
         let least = format!("{}M", least.as_bytes() >> 20);
@@ -233,7 +234,11 @@ fn size(node: &Node, least: Size, of: &str) -> Result<Size, String> {
 }
 
 /// Reads one of a few words.
-fn word<T, const N: usize>(node: &Node, words: [(&str, T); N], cure: &str) -> Result<T, String> {
+pub(super) fn word<T, const N: usize>(
+    node: &Node,
+    words: [(&str, T); N],
+    cure: &str,
+) -> Result<T, String> {
     let text = node.text().unwrap_or_default();
     let near = near(text, words.iter().map(|(word, _)| *word));
     let near = near.map(|near| format!("did you mean `{near}`?"));
@@ -264,17 +269,7 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
             size(node, SMALLEST_DATASTORE, "a datastore")
         });
         let backing_file = fields.optional("backingFile", |node| {
-            let path: PathBuf = text(node)?;
-            let plain = |part: Component| match part {
-                Component::Normal(part) => part.to_str().is_some_and(is_plain),
-                Component::RootDir => true,
-                _ => false,
-            };
-            if path.is_absolute() && path.file_name().is_some() && path.components().all(plain) {
-                Ok(path)
-            } else {
-                Err("write an absolute path, like `/mnt/rediacc.img`".into())
-            }
+            absolute(&text::<PathBuf>(node)?, "/mnt/rediacc.img")
         });
         fields.finish();
         size.map(|size| MachineDatastore { size, backing_file })
@@ -293,57 +288,6 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
             None => None,
         },
         proxy: proxy.unwrap_or_default(),
-    })
-}
-
-fn repository(spec: &Fields, found: &mut Found) -> Option<Repository> {
-    let size = spec.required("size", "`size:`, like `size: 2G`", |node| {
-        size(node, Size::SMALLEST_IMAGE, "a repository")
-    });
-    let encryption = spec.required("encryption", "`encryption: none`", |node| {
-        match node.text() {
-            Some("none") => Ok(()),
-            _ => Err("encrypted repositories are not built yet: write `encryption: none`".into()),
-        }
-    });
-    let state = spec.optional("state", |node| {
-        let states = [
-            ("Running", RunState::Running),
-            ("Stopped", RunState::Stopped),
-            ("Offline", RunState::Offline),
-        ];
-        word(node, states, "write Running, Stopped or Offline")
-    });
-    let network_id = spec.optional("networkId", |node| {
-        let cure = "write a multiple of 64 from 2816 to 16711680";
-        let id: u32 = number(node, cure)?;
-        NetworkId::try_from(id).map_err(|error| error.to_string())
-    });
-    let guid = spec.optional("guid", text);
-    let deletion_policy = spec.optional("deletionPolicy", |node| {
-        let policies = [
-            ("Retain", DeletionPolicy::Retain),
-            ("Delete", DeletionPolicy::Delete),
-        ];
-        word(node, policies, "write Retain or Delete")
-    });
-    let protected = spec.optional("protected", |node| match node.kind {
-        Kind::Bool(protected) => Ok(protected),
-        _ => Err("write true or false".into()),
-    });
-    for field in ["networkId", "guid"] {
-        found.places.insert(field, spec.place(field));
-    }
-    encryption?;
-    Some(Repository {
-        name: found.name.clone()?,
-        size: size?,
-        state: state.unwrap_or_default(),
-        guid,
-        network_id,
-        deletion_policy: deletion_policy.unwrap_or_default(),
-        protected: protected.unwrap_or_default(),
-        moved_from: None,
     })
 }
 

@@ -1,8 +1,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use jiff::SignedDuration;
 
 use super::problem::{Place, Report, Source};
 use super::tree::{Kind, Node};
@@ -72,6 +75,21 @@ impl<'a> Fields<'a> {
                 asked.insert(path(required));
             }
         });
+    }
+
+    /// Whether a field is there, whatever it holds.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(key, _)| key.text() == Some(name))
+    }
+
+    /// Where the mapping begins.
+    pub fn start(&self) -> Place {
+        self.at.clone()
+    }
+
+    /// Notes a field that is missing because of what the others say.
+    pub fn lacks(&self, name: &'static str, cure: &str) {
+        self.missing.borrow_mut().push((name, cure.to_owned()));
     }
 
     /// The place of a field's value.
@@ -362,5 +380,30 @@ pub(super) fn number<T: FromStr>(node: &Node, cure: &str) -> Result<T, String> {
             Err("this must be a number, not text; write the number itself, without quotes".into())
         }
         _ => Err(cure.to_owned()),
+    }
+}
+
+/// Reads a time within a range.
+pub(super) fn time(
+    node: &Node,
+    range: RangeInclusive<SignedDuration>,
+    cure: &str,
+) -> Result<SignedDuration, String> {
+    let text = match &node.kind {
+        Kind::Number(number) => return Err(format!("a time has a unit; write `{number}s`")),
+        _ => text::<String>(node)?,
+    };
+    // One form: the parser knows many more.
+    let plain = text
+        .chars()
+        .all(|c| c.is_ascii_digit() || "hms".contains(c));
+    let time: Option<SignedDuration> = text.parse().ok().filter(|_| plain);
+    let time = time.ok_or(cure)?;
+    match range.contains(&time) {
+        true => Ok(time),
+        false => Err(format!(
+            "`{}` is too short or too long; {cure}",
+            text.escape_debug()
+        )),
     }
 }

@@ -17,6 +17,7 @@ mod hidden;
 mod load;
 mod problem;
 mod render;
+mod repository;
 mod root;
 pub mod schema;
 mod service;
@@ -31,7 +32,7 @@ use jiff::SignedDuration;
 
 use crate::model::{
     DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, NetworkId, RelPath,
-    RunState, Size,
+    RunState, Seal, SecretRef, Size,
 };
 
 pub use load::{Loader, load};
@@ -71,6 +72,16 @@ impl Manifests {
     pub fn backing_file(&self) -> Option<PathBuf> {
         let datastore = self.machine.as_ref()?.datastore.as_ref()?;
         datastore.backing_file.clone()
+    }
+
+    /// Every secret that is asked for.
+    pub fn secrets(&self) -> BTreeSet<SecretRef> {
+        let repositories = self.repositories.values();
+        let passphrases = repositories.filter_map(|repository| match &repository.origin {
+            Origin::Blank(seal) => Some(seal.as_ref()?.passphrase.clone()),
+            Origin::Fork(_) => None,
+        });
+        passphrases.collect()
     }
 
     /// The projects of a repository, by name.
@@ -158,13 +169,17 @@ impl Default for Proxy {
     }
 }
 
-/// Kind `Repository`. Only plain ones (`encryption: none`) can be declared yet.
+/// Kind `Repository`.
 #[derive(Clone, Debug)]
 pub struct Repository {
     /// Its name.
     pub name: Name,
-    /// At least this large.
-    pub size: Size,
+    /// At least this large; a fork that does not say is as large as its parent.
+    pub size: Option<Size>,
+    /// What its image is made from.
+    pub origin: Origin,
+    /// Whether it comes back at boot without a passphrase, where that is said.
+    pub autostart: Option<bool>,
     /// What it should be doing.
     pub state: RunState,
     /// Its guid, where the manifest fixes it.
@@ -177,6 +192,26 @@ pub struct Repository {
     pub protected: bool,
     /// What it was called before, where it was renamed.
     pub moved_from: Option<MovedFrom>,
+}
+
+/// What the image of a [`Repository`] is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing: an empty file system, encrypted or not.
+    Blank(Option<Seal>),
+    /// A copy of another repository.
+    Fork(ForkOf),
+}
+
+/// Of which repository another is a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkOf {
+    /// The other's name.
+    pub repository: Name,
+    /// What the copy is for.
+    pub tag: Option<Name>,
+    /// How long it lives.
+    pub ttl: Option<SignedDuration>,
 }
 
 /// The annotation `renet/moved-from`.

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use super::Service;
 use super::compose::{self, Content, Managed};
 use super::decode::{Context, Found};
-use super::fields::{Fields, listed, near, text};
+use super::fields::{Fields, listed, near, text, time};
 use super::problem::Report;
 use super::tree::{Kind, Node};
 use super::variables;
@@ -211,23 +211,7 @@ fn limit(node: &Node) -> Result<SignedDuration, String> {
     const LEAST: SignedDuration = SignedDuration::from_secs(1);
     const MOST: SignedDuration = SignedDuration::from_hours(1);
     let cure = "write a time from `1s` to `1h`, like `60s` or `2m30s`";
-    let text = match &node.kind {
-        Kind::Number(number) => return Err(format!("a time has a unit; write `{number}s`")),
-        _ => text::<String>(node)?,
-    };
-    // One form: the parser knows many more.
-    let plain = text
-        .chars()
-        .all(|c| c.is_ascii_digit() || "hms".contains(c));
-    let limit: Option<SignedDuration> = text.parse().ok().filter(|_| plain);
-    let limit = limit.ok_or(cure)?;
-    match (LEAST..=MOST).contains(&limit) {
-        true => Ok(limit),
-        false => Err(format!(
-            "`{}` is too short or too long; {cure}",
-            text.escape_debug()
-        )),
-    }
+    time(node, LEAST..=MOST, cure)
 }
 
 /// Every Service depends on others of its own repository, and none on itself,

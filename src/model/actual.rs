@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Digest, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record, RelPath,
-    RouteRecord, Shared, Size, Slots, Storage,
+    RouteRecord, SecretRef, Shared, Size, Slots, Storage,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -23,6 +23,8 @@ pub struct Actual {
     /// Every repository that has a record, an image, or a mount. Hidden while
     /// the datastore is closed; absent where there never was a datastore.
     pub repositories: Part<BTreeMap<Guid, Shared<Repository>>>,
+    /// The secrets that are asked for, and whether each is at hand.
+    pub secrets: BTreeMap<SecretRef, Part<()>>,
     /// The networks in which somebody listens who is not renet's.
     pub foreign_networks: Part<BTreeSet<NetworkId>>,
     /// The Route manifests as last applied.
@@ -59,6 +61,8 @@ pub struct Repository {
     pub storage: Storage,
     /// Its image in the trash, with its apparent size.
     pub trash: Part<Size>,
+    /// The key that opens it at boot.
+    pub key: Part<()>,
     /// Without a record: the network on which a daemon of ours runs for it.
     pub stray_network: Option<NetworkId>,
     /// The slots inside the image. Hidden while it is closed.
@@ -271,7 +275,10 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
     fn storage(what: &str, o: &Storage, p: &Storage) -> Result<(), String> {
         part(&format!("{what} staging"), &o.staging, &p.staging)?;
         part(&format!("{what} file"), &o.file, &p.file)?;
+        part(&format!("{what} header"), &o.header, &p.header)?;
         part(&format!("{what} device"), &o.device, &p.device)?;
+        part(&format!("{what} mapper"), &o.mapper, &p.mapper)?;
+        part(&format!("{what} frozen"), &o.frozen, &p.frozen)?;
         let (seen, hoped) = mount(&o.mount, &p.mount);
         part(&format!("{what} mount"), &seen, &hoped)?;
         if let (Part::Known(o), Part::Known(p)) = (&o.mount, &p.mount)
@@ -326,6 +333,7 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         part(&format!("{guid} mirror"), &o.mirror, &p.mirror)?;
         storage(&guid.to_string(), &o.storage, &p.storage)?;
         part(&format!("{guid} trash"), &o.trash, &p.trash)?;
+        part(&format!("{guid} key"), &o.key, &p.key)?;
         part(&format!("{guid} slots"), &o.slots, &p.slots)?;
         part(&format!("{guid} files"), &o.files, &p.files)?;
         part(&format!("{guid} daemon"), &o.daemon, &p.daemon)?;

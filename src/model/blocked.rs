@@ -53,6 +53,11 @@ pub enum Blocked {
         /// What the manifest wants.
         wanted: String,
     },
+    /// Nothing that opens it is at hand.
+    PassphraseRequired {
+        /// Where the passphrase was looked for, or why it is not there.
+        from: String,
+    },
     /// The record says that an image was made, and it is gone.
     ImageMissing,
     /// The datastore that belongs to this machine is not there.
@@ -147,6 +152,7 @@ impl Blocked {
             Blocked::Unknown(_) => "Unknown",
             Blocked::UnknownImage { .. } => "UnknownImage",
             Blocked::Immutable { .. } => "Immutable",
+            Blocked::PassphraseRequired { .. } => "PassphraseRequired",
             Blocked::ImageMissing => "ImageMissing",
             Blocked::DatastoreMissing { .. } => "DatastoreMissing",
             Blocked::NoDatastore => "NoDatastore",
@@ -186,6 +192,11 @@ impl fmt::Display for Blocked {
             Blocked::Immutable { field, is, wanted } => write!(
                 f,
                 "`{field}` is read at creation alone: it is {is}, the manifest wants {wanted}"
+            ),
+            Blocked::PassphraseRequired { from } => write!(
+                f,
+                "its passphrase is not at hand ({from}); \
+                 `renet repository mount NAME --password-stdin` opens it"
             ),
             Blocked::ImageMissing => {
                 f.write_str("its image is gone, and one is never made in its place; bring it back")

@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{
-    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Guid, HostName, Name, Named,
-    NetworkId, Object, Owner, Size, Slot, Slots, Suspension, Tombstone,
+    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Guid, HostName, Lineage, Name, Named,
+    NetworkId, Object, Owner, Seal, SecretRef, Size, Slot, Slots, Suspension, Tombstone,
 };
 
 /// What the machine should be, with nothing left open: every id, slot and hash
@@ -141,8 +141,44 @@ pub enum Act {
     Resume,
     /// No longer leave one of its projects alone.
     ResumeProject(Name),
+    /// A new repository, mounted.
+    Create {
+        /// What it is called.
+        name: Name,
+        /// Its network.
+        network: NetworkId,
+        /// How large.
+        size: Size,
+        /// How it is encrypted, if it is.
+        seal: Option<Seal>,
+    },
+    /// A copy of another, closed.
+    Fork {
+        /// What it is called.
+        name: Name,
+        /// Its network.
+        network: NetworkId,
+        /// The other.
+        lineage: Lineage,
+        /// When it deletes itself.
+        expires: Option<Timestamp>,
+        /// Whether the key for boot opens the copy too.
+        autostart: bool,
+    },
+    /// At least this large.
+    Expand(Size),
+    /// Whether it comes back at boot without a passphrase.
+    Autostart(bool),
+    /// Mounted.
+    Mount {
+        /// The network that it has or gets, where one is said.
+        network: Option<NetworkId>,
+    },
     /// Mounted, with its daemon.
-    Up,
+    Up {
+        /// The network that it has or gets, where one is said.
+        network: Option<NetworkId>,
+    },
     /// Nothing runs; with `close` it is closed too. A managed one is suspended.
     Down {
         /// Who said so.
@@ -198,6 +234,20 @@ pub enum RunState {
     Offline,
 }
 
+/// What an image is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing: an empty file system, encrypted or not.
+    Blank(Option<Seal>),
+    /// A copy of another repository.
+    Fork {
+        /// The other.
+        lineage: Lineage,
+        /// How long it lives.
+        ttl: Option<SignedDuration>,
+    },
+}
+
 /// A repository as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositorySpec {
@@ -207,8 +257,14 @@ pub struct RepositorySpec {
     pub name: Name,
     /// Its network.
     pub network: NetworkId,
-    /// At least this large.
+    /// At least this large; a fork is as large as its parent at first.
     pub size: Size,
+    /// What its image is made from.
+    pub origin: Origin,
+    /// The passphrase that opens it, where it is encrypted.
+    pub passphrase: Option<SecretRef>,
+    /// Whether it comes back at boot without a passphrase, where that is said.
+    pub autostart: Option<bool>,
     /// What it should be doing.
     pub state: RunState,
     /// What becomes of its data when its manifest goes.

@@ -237,6 +237,21 @@ impl Layout {
         self.datastore().join(".credentials")
     }
 
+    /// The key that opens a repository at boot.
+    pub fn key(&self, guid: Guid) -> PathBuf {
+        self.credentials().join("keys").join(format!("{guid}.key"))
+    }
+
+    /// What decrypts the age files of this machine.
+    pub fn age_identity(&self) -> PathBuf {
+        self.credentials().join("age-identity.txt")
+    }
+
+    /// A snapshot of all images that lasts as long as one of them is copied.
+    pub fn fork_snapshot(&self, guid: Guid) -> PathBuf {
+        self.datastore().join(format!(".fork-{guid}"))
+    }
+
     /// The default folder of manifests.
     pub fn desired(&self) -> PathBuf {
         self.under("etc/rediacc/desired")

@@ -27,8 +27,8 @@ pub use actual::{
 };
 pub use blocked::{Blocked, Object};
 pub use desired::{
-    Act, Asked, DatastoreSpec, Desired, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec,
-    RunState, ServiceSpec,
+    Act, Asked, DatastoreSpec, Desired, Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec,
+    RouteSpec, RunState, ServiceSpec,
 };
 pub use digest::Digest;
 pub use environment::Environment;
@@ -41,11 +41,11 @@ pub use named::{Named, NotNamed};
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;
 pub use record::{
-    DeletionPolicy, Format, Gone, MachineRecord, Owner, Patch, Record, RouteRecord, Suspension,
-    Tombstone, slots_from_json, slots_json,
+    DeletionPolicy, Format, Gone, Lineage, MachineRecord, Owner, Patch, Record, RouteRecord,
+    Suspension, Tombstone, slots_from_json, slots_json,
 };
-pub use secret::is_called_secret;
+pub use secret::{Pbkdf, Seal, SecretRef, is_called_secret};
 pub use shared::Shared;
 pub use size::Size;
 pub use step::{Danger, Step};
-pub use storage::{Mount, Storage, Volume};
+pub use storage::{Header, Mount, Storage, Volume};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use jiff::Timestamp;
 
-use super::{Digest, HostName, Name, NetworkId, Slots};
+use super::{Digest, Guid, HostName, Name, NetworkId, Slots};
 
 /// The format of a file that renet keeps. A file of a newer renet is not read:
 /// what it means is not known here.
@@ -80,6 +80,16 @@ pub struct Record {
     /// Projects that were told to be left alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub suspended_projects: BTreeMap<Name, Suspension>,
+    /// Of which repository it is a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
+    /// Whether what it copied along with its parent was cleared, so that a daemon
+    /// may start on it.
+    #[serde(default)]
+    pub cleaned: bool,
+    /// Whether it comes back at boot.
+    #[serde(default)]
+    pub autostart: bool,
     /// When it deletes itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
@@ -107,10 +117,18 @@ impl Record {
             protected: false,
             suspended: None,
             suspended_projects: BTreeMap::new(),
+            lineage: None,
+            cleaned: false,
+            autostart: false,
             expires: None,
             deleted: None,
             other: BTreeMap::new(),
         }
+    }
+
+    /// Whether it holds the containers of its parent, which may never run in it.
+    pub fn is_uncleaned_fork(&self) -> bool {
+        self.lineage.is_some() && !self.cleaned
     }
 
     /// Whether it is alive: a deleted one holds its network, but not its name.
@@ -123,6 +141,16 @@ impl Record {
         let purged = self.deleted.as_ref().is_some_and(|stone| stone.purged);
         (!purged).then_some(self.network)
     }
+}
+
+/// Of which repository another is a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The other, which may be gone by now.
+    pub parent: Guid,
+    /// What the copy is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Name>,
 }
 
 /// What becomes of a repository's data when its manifest goes.
@@ -197,6 +225,16 @@ pub enum Patch {
     Release,
     /// It is called so now.
     Rename(Name),
+    /// It becomes a copy of another.
+    Fork(Lineage),
+    /// It gets this network: a copy that was never up.
+    Network(NetworkId),
+    /// What was copied along with its parent was cleared.
+    Cleaned,
+    /// Whether it comes back at boot.
+    Autostart(bool),
+    /// When it deletes itself.
+    Expire(Timestamp),
     /// The image was committed.
     Created,
     /// What becomes of the data when the manifest goes.
@@ -230,6 +268,11 @@ impl Patch {
             Patch::Claim(owner) => record.owner = Some(owner.clone()),
             Patch::Release => record.owner = None,
             Patch::Rename(name) => record.name = name.clone(),
+            Patch::Fork(lineage) => record.lineage = Some(lineage.clone()),
+            Patch::Network(network) => record.network = *network,
+            Patch::Cleaned => record.cleaned = true,
+            Patch::Autostart(autostart) => record.autostart = *autostart,
+            Patch::Expire(at) => record.expires = Some(*at),
             Patch::Created => record.created = true,
             Patch::Policy(policy) => record.policy = *policy,
             Patch::Protect(protected) => record.protected = *protected,
@@ -280,6 +323,12 @@ impl Patch {
             Patch::Claim(owner) => record.owner.as_ref() == Some(owner),
             Patch::Release => record.owner.is_none(),
             Patch::Rename(name) => record.name == *name,
+            Patch::Fork(lineage) => record.lineage.as_ref() == Some(lineage),
+            Patch::Network(network) => record.network == *network,
+            Patch::Cleaned => record.cleaned,
+            Patch::Autostart(autostart) => record.autostart == *autostart,
+            // The first word stands: saying it again moves no date.
+            Patch::Expire(_) => record.expires.is_some(),
             Patch::Created => record.created,
             Patch::Policy(policy) => record.policy == *policy,
             Patch::Protect(protected) => record.protected == *protected,

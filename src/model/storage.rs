@@ -1,6 +1,7 @@
+use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Guid, Part, Size};
+use super::{Guid, Part, Size, Stop};
 
 /// A file with a file system in it: the datastore's backing file (BTRFS), or a
 /// repository's image (ext4). Both grow through the same layers.
@@ -28,10 +29,81 @@ pub struct Storage {
     pub staging: Part<()>,
     /// The file, with its apparent size.
     pub file: Part<Size>,
+    /// What the file begins with; of an image, wherever it lies.
+    pub header: Part<Header>,
     /// The loop device over the file, with the size it shows.
     pub device: Part<Size>,
+    /// The decrypted mapping over the device, with the size it shows.
+    pub mapper: Part<Size>,
+    /// All writers wait: a fork that was killed left it so.
+    pub frozen: Part<()>,
     /// The mounted file system.
     pub mount: Part<Mount>,
+}
+
+/// What an image begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// The file system itself.
+    Plain,
+    /// LUKS2.
+    Luks {
+        /// Where the encrypted data begins.
+        offset: Size,
+        /// The key slots in use.
+        slots: BTreeSet<u8>,
+    },
+}
+
+impl Header {
+    /// Where the data of what renet encrypts begins: LUKS2's own default.
+    pub const OFFSET: Size = Size::mib(16);
+    /// The slot of the passphrase.
+    pub const PASSPHRASE_SLOT: u8 = 0;
+    /// The slot of the key for boot.
+    pub const KEY_SLOT: u8 = 1;
+
+    /// Of an image that was just made.
+    pub fn new(sealed: bool) -> Self {
+        match sealed {
+            true => Header::Luks {
+                offset: Self::OFFSET,
+                slots: BTreeSet::from([Self::PASSPHRASE_SLOT]),
+            },
+            false => Header::Plain,
+        }
+    }
+
+    /// Whether the key for boot has its slot.
+    pub fn has_key(&self) -> bool {
+        matches!(self, Header::Luks { slots, .. } if slots.contains(&Self::KEY_SLOT))
+    }
+}
+
+impl Storage {
+    /// Whether what is in the file is encrypted.
+    pub fn is_sealed(&self) -> Result<bool, Stop> {
+        Ok(matches!(self.header.get()?, Some(Header::Luks { .. })))
+    }
+
+    /// The size of what carries the file system: the mapping, or the device.
+    pub fn top(&self) -> Result<Option<Size>, Stop> {
+        let top = match self.is_sealed()? {
+            true => &self.mapper,
+            false => &self.device,
+        };
+        Ok(top.get()?.copied())
+    }
+
+    /// The size that the mapping over the device has when it fills it.
+    pub fn mapped(&self) -> Result<Option<Size>, Stop> {
+        let offset = match self.header.get()? {
+            Some(Header::Luks { offset, .. }) => offset.as_bytes(),
+            _ => 0,
+        };
+        let device = self.device.get()?;
+        Ok(device.map(|size| Size::bytes(size.as_bytes().saturating_sub(offset))))
+    }
 }
 
 /// A mounted file system.

@@ -30,6 +30,7 @@ impl Script<'_> {
                 volume,
                 size: spec.size,
                 uuid: spec.uuid,
+                seal: None,
             })?;
         }
         if let Some(spec) = &spec {
@@ -39,7 +40,7 @@ impl Script<'_> {
             })?;
             self.note_larger(Object::Datastore, volume, spec.size)?;
         }
-        self.open(volume)?;
+        self.open(volume, None)?;
         self.want(Step::LayOut)?;
         let uuid = self.scratch.datastore.identity.get()?.copied();
         if let Some(uuid) = uuid {
@@ -50,14 +51,6 @@ impl Script<'_> {
             Part::Unknown(why) => Err(Stop::Block(Blocked::Unknown(why.clone()))),
             _ => Ok(()),
         }
-    }
-
-    /// Attaches, mounts, and lets every layer see the size of the one below.
-    pub(super) fn open(&mut self, volume: Volume) -> Result<(), Stop> {
-        self.want(Step::Attach(volume))?;
-        self.want(Step::GrowDevice(volume))?;
-        self.want(Step::Mount(volume))?;
-        self.want(Step::GrowFs(volume))
     }
 
     pub(super) fn note_larger(

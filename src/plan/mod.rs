@@ -6,8 +6,10 @@
 //! is a bug, the others are noted and take effect on the scratch copy. There is
 //! no diffing code: an empty plan is what converged means.
 
+mod act;
 pub mod changes;
 mod datastore;
+mod image;
 mod order;
 mod repository;
 mod retire;

@@ -4,7 +4,7 @@ use super::order::{Dependencies, in_order};
 use super::script::Script;
 use crate::model::{
     Blocked, Guid, Name, NetworkId, Object, Part, Patch, ProjectSpec, RepositorySpec, RunState,
-    Size, Step, Stop, Volume,
+    Step, Stop, Volume,
 };
 
 impl Script<'_> {
@@ -102,6 +102,10 @@ impl Script<'_> {
         self.want(Step::Record(guid, Patch::Rename(spec.name.clone())))?;
         self.want(Step::Record(guid, Patch::Policy(spec.policy)))?;
         self.want(Step::Record(guid, Patch::Protect(spec.protected)))?;
+        if let Some(autostart) = spec.autostart {
+            let comes_back = autostart && spec.state != RunState::Offline;
+            self.want(Step::Record(guid, Patch::Autostart(comes_back)))?;
+        }
         // Which slots a closed image from before has is seen once it is open.
         let repo = self.repo(guid)?;
         let unseen = repo.mirror.is_absent() && repo.slots == Part::Hidden;
@@ -109,33 +113,20 @@ impl Script<'_> {
             // Before anything can refer to an address, the slot is fixed.
             self.want(Step::MirrorSlots(guid, spec.slots.clone()))?;
         }
-        self.want(Step::ClearStaging(volume))?;
-        let grows = match self.repo(guid)?.storage.file.get()? {
-            Some(is) => spec.size.as_bytes().saturating_sub(is.as_bytes()),
-            None => spec.size.as_bytes(),
-        };
-        if grows > 0 {
-            self.has_room(Size::bytes(grows))?;
-        }
-        self.want(Step::Format {
-            volume,
-            size: spec.size,
-            uuid: guid.as_uuid(),
-        })?;
+        self.make(spec)?;
         self.want(Step::Record(guid, Patch::Created))?;
-        self.want(Step::GrowFile {
-            volume,
-            size: spec.size,
-        })?;
+        self.grow_file(volume, spec.size)?;
         self.note_larger(Object::Repository(guid), volume, spec.size)?;
         if spec.state == RunState::Offline {
             return self.close(guid, spec.network);
         }
-        self.open(volume)?;
+        self.open(volume, spec.passphrase.as_ref())?;
+        self.settle_key(guid, spec.autostart, spec.passphrase.as_ref())?;
         if unseen {
             return Err(Stop::Hidden);
         }
         self.want(Step::WriteSlots(guid, spec.slots.clone()))?;
+        self.clean(guid)?;
         self.want(Step::StartDaemon {
             guid,
             network: spec.network,
@@ -144,22 +135,6 @@ impl Script<'_> {
             self.stop_projects(guid, spec.network)?;
         }
         Ok(())
-    }
-
-    /// An image that was made once is there, in the trash, or missing.
-    pub(super) fn bring_back(&mut self, guid: Guid) -> Result<(), Stop> {
-        let repo = self.repo(guid)?;
-        if repo.storage.file.get()?.is_some() {
-            return Ok(());
-        }
-        // Also one whose record was lost: nothing is made beside it.
-        if repo.trash.get()?.is_some() {
-            return self.want(Step::Untrash(guid));
-        }
-        match repo.record.get()?.is_some_and(|record| record.created) {
-            true => Err(Stop::Block(Blocked::ImageMissing)),
-            false => Ok(()),
-        }
     }
 
     pub(super) fn name_is_free(&self, guid: Guid, name: &Name) -> Result<(), Stop> {
@@ -196,29 +171,6 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// What all images promise, and a reserve, must fit the datastore.
-    fn has_room(&self, wanted: Size) -> Result<(), Stop> {
-        const RESERVE_PERCENT: u64 = 5; // BTRFS needs unallocated space to free any
-        let Some(total) = self.scratch.datastore.storage.file.get()? else {
-            return Ok(());
-        };
-        let mut promised = 0;
-        for repo in self.scratch.repositories.get()?.into_iter().flatten() {
-            for image in [&repo.1.storage.file, &repo.1.trash] {
-                promised += image.known().map_or(0, |size| size.as_bytes());
-            }
-        }
-        let usable = total.as_bytes() / 100 * (100 - RESERVE_PERCENT);
-        let free = usable.saturating_sub(promised);
-        if wanted.as_bytes() > free {
-            return Err(Stop::Block(Blocked::NoRoom {
-                wanted,
-                free: Size::bytes(free),
-            }));
-        }
-        Ok(())
-    }
-
     /// Takes down what renet started, and nothing else.
     pub(super) fn stop_projects(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
         let owned = self.record(guid)?.map_or_else(Vec::new, |record| {
@@ -233,13 +185,6 @@ impl Script<'_> {
             self.want(Step::Record(guid, Patch::DisownProject(project)))?;
         }
         Ok(())
-    }
-
-    pub(super) fn close(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
-        let volume = Volume::Image(guid);
-        self.want(Step::StopDaemon { guid, network })?;
-        self.want(Step::Unmount(volume))?;
-        self.want(Step::Detach(volume))
     }
 
     fn project(&mut self, spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> Result<(), Stop> {

@@ -1,5 +1,5 @@
-//! What goes: objects that their source no longer declares, what commands
-//! delete, and what is due by its own record.
+//! What goes: objects that their source no longer declares, and what is due by
+//! its own record.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use super::order::in_order;
 use super::script::Script;
 use super::{Limits, Share};
 use crate::model::{
-    Act, Actual, Blocked, DataLossPermit, DeletionPolicy, Desired, Digest, Gone, Guid, Name,
-    Object, Part, Patch, Prune, Record, RepositorySpec, Step, Stop, Tombstone, Volume,
+    Actual, Blocked, DataLossPermit, DeletionPolicy, Desired, Digest, Gone, Guid, Name, Object,
+    Part, Patch, Prune, Record, RepositorySpec, Step, Stop, Tombstone, Volume,
 };
 
 /// How long an image stays in the trash.
@@ -68,10 +68,9 @@ impl Retirement {
             if !ours {
                 continue;
             }
-            let projects = projects(
-                record,
-                repo.files.known().into_iter().flat_map(|f| f.keys()),
-            );
+            // A copy brought its parent's files along.
+            let files = repo.files.known().filter(|_| record.lineage.is_none());
+            let projects = projects(record, files.into_iter().flat_map(|f| f.keys()));
             owned += 1 + projects.len();
             match desired.repositories.get(guid) {
                 Some(spec) => {
@@ -322,7 +321,7 @@ impl Script<'_> {
     }
 
     /// A repository that is marked as deleted: closed, and into the trash.
-    fn bury(&mut self, guid: Guid) -> Result<(), Stop> {
+    pub(super) fn bury(&mut self, guid: Guid) -> Result<(), Stop> {
         if let Some(record) = self.record(guid)? {
             self.close(guid, record.network)?;
         }
@@ -367,7 +366,7 @@ impl Script<'_> {
     }
 
     /// Frees what a deleted repository still holds.
-    fn destroy(&mut self, guid: Guid, permit: DataLossPermit) -> Result<(), Stop> {
+    pub(super) fn destroy(&mut self, guid: Guid, permit: DataLossPermit) -> Result<(), Stop> {
         self.want(Step::Purge { guid, permit })?;
         self.want(Step::Record(guid, Patch::Purged))?;
         // While a manifest of that name is held, the record says why.
@@ -388,95 +387,5 @@ impl Script<'_> {
             return Ok(());
         }
         self.want(Step::DropRecord(guid))
-    }
-
-    /// What a command asks of a repository.
-    pub(super) fn act(&mut self, guid: Guid, act: &Act) -> Result<(), Stop> {
-        let record = self.record(guid)?;
-        let patch = |patch| Step::Record(guid, patch);
-        if let Act::Adopt { name, network } = act {
-            if record.is_none() {
-                self.name_is_free(guid, name)?;
-                self.network_is_free(guid, *network)?;
-            }
-            self.want(Step::Reserve {
-                guid,
-                name: name.clone(),
-                network: *network,
-            })?;
-            self.bring_back(guid)?;
-            return self.want(patch(Patch::Created));
-        }
-        let Some(record) = record else {
-            return Ok(());
-        };
-        let on_deleted = matches!(act, Act::Resume | Act::Delete { .. } | Act::Restore);
-        if let Some(stone) = record.deleted.as_ref().filter(|_| !on_deleted) {
-            return Err(Stop::Block(Blocked::Deleted {
-                at: stone.at,
-                by: stone.by.clone(),
-            }));
-        }
-        match act {
-            Act::Adopt { .. } => Ok(()),
-            Act::Suspend(suspension) => self.want(patch(Patch::Suspend(Some(suspension.clone())))),
-            Act::SuspendProject(project, suspension) => self.want(patch(Patch::SuspendProject(
-                project.clone(),
-                Some(suspension.clone()),
-            ))),
-            Act::ResumeProject(project) => {
-                self.want(patch(Patch::SuspendProject(project.clone(), None)))
-            }
-            Act::Resume => {
-                self.want(patch(Patch::Unhold))?;
-                self.want(patch(Patch::Suspend(None)))
-            }
-            Act::Up => {
-                self.want(patch(Patch::Suspend(None)))?;
-                self.bring_back(guid)?;
-                if self.repo(guid)?.storage.file.get()?.is_none() {
-                    return Err(Stop::Block(Blocked::ImageMissing));
-                }
-                self.open(Volume::Image(guid))?;
-                let network = record.network;
-                self.want(Step::StartDaemon { guid, network })
-            }
-            Act::Down { suspension, close } => {
-                if record.owner.is_some() {
-                    let suspension = Some(suspension.clone());
-                    self.want(patch(Patch::Suspend(suspension)))?;
-                }
-                if *close {
-                    return self.close(guid, record.network);
-                }
-                let serves = self
-                    .repo(guid)?
-                    .daemon
-                    .get()?
-                    .is_some_and(|one| one.serving);
-                match serves {
-                    true => self.stop_projects(guid, record.network),
-                    false => Ok(()),
-                }
-            }
-            Act::Delete { stone, permit } => {
-                self.want(patch(Patch::Delete(Some(stone.clone()))))?;
-                self.bury(guid)?;
-                match permit {
-                    Some(permit) => self.destroy(guid, permit.clone()),
-                    None => Ok(()),
-                }
-            }
-            Act::Restore => {
-                if !record.is_live() {
-                    self.name_is_free(guid, &record.name)?;
-                    // Otherwise the source that let it go would do so again; and
-                    // first, so that no half of this looks like a manifest's own.
-                    self.want(patch(Patch::Release))?;
-                }
-                self.want(patch(Patch::Delete(None)))?;
-                self.bring_back(guid)
-            }
-        }
     }
 }

@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use super::retire::Retirement;
 use super::{Limits, Plan, Share};
 use crate::model::{
-    Actual, Blocked, Danger, Desired, Guid, MachineRecord, Object, Part, Patch, Record, Repository,
-    Shared, Step, Stop,
+    Actual, Blocked, Danger, Desired, Guid, MachineRecord, Object, Origin, Part, Patch, Record,
+    Repository, Shared, Step, Stop,
 };
 
 /// Plans a share of everything.
@@ -30,7 +30,7 @@ pub fn plan(desired: &Desired, observed: &Actual, limits: &Limits, share: Share)
     if share.covers(&Object::Datastore) && script.group(Object::Datastore, Script::datastore) {
         script.group(Object::Machine, Script::machine);
     }
-    for guid in script.guids() {
+    for guid in script.parents_first() {
         if share.covers(&Object::Repository(guid)) {
             script.one(guid);
         }
@@ -62,6 +62,22 @@ enum Saved {
 }
 
 impl Script<'_> {
+    /// All repositories, each after the one of which it becomes a copy.
+    fn parents_first(&self) -> Vec<Guid> {
+        let parent = |guid: &Guid| match &self.desired.repositories.get(guid)?.origin {
+            Origin::Fork { lineage, .. } => Some(lineage.parent),
+            Origin::Blank(_) => None,
+        };
+        let depth = |guid: &Guid| {
+            // Forks of forks; no manifest can be its own ancestor for ever.
+            let ancestors = std::iter::successors(parent(guid), parent);
+            ancestors.take(self.desired.repositories.len()).count()
+        };
+        let mut guids: Vec<Guid> = self.guids().into_iter().collect();
+        guids.sort_by_key(depth);
+        guids
+    }
+
     /// Every repository that is declared, remembered, or spoken of.
     fn guids(&self) -> BTreeSet<Guid> {
         let seen = self.scratch.repositories.known().into_iter().flatten();
@@ -85,6 +101,11 @@ impl Script<'_> {
     /// Everything about one repository.
     fn one(&mut self, guid: Guid) {
         let object = Object::Repository(guid);
+        // Who waits for a frozen file system cannot even be killed: whoever owns it.
+        if self.base_blocked().is_none() && self.is_frozen(guid) {
+            let thaw = |script: &mut Self| script.want(Step::Thaw(guid));
+            self.exempt(|script| script.group(object.clone(), thaw));
+        }
         if !self.is_meant(&object) {
             return;
         }
@@ -113,6 +134,11 @@ impl Script<'_> {
                 self.plan.blocked.entry(object).or_insert(why);
             }
         }
+    }
+
+    fn is_frozen(&self, guid: Guid) -> bool {
+        let repo = self.repo(guid);
+        repo.is_ok_and(|repo| repo.storage.frozen.known().is_some())
     }
 
     /// What everything stands on and cannot be had.

@@ -3,7 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Ids;
 use crate::manifest::{self, MovedFrom};
 use crate::model::{
-    Actual, Blocked, Gone, Guid, Name, NetworkId, Owner, Part, Record, Repository, Shared,
+    Actual, Blocked, Gone, Guid, Lineage, Name, NetworkId, Origin, Owner, Part, Record, Repository,
+    SecretRef, Shared,
 };
 
 /// Who is who: guids and networks, from records or newly drawn.
@@ -216,6 +217,59 @@ impl<'a> Identities<'a> {
             return Ok(network);
         }
         self.next_network()
+    }
+
+    /// What the image is made from, or was: where it is a copy, of which guid.
+    /// `guids` are those of all that is declared.
+    pub(super) fn origin(
+        &self,
+        manifest: &manifest::Repository,
+        guid: Guid,
+        guids: &BTreeMap<&Name, Guid>,
+    ) -> Result<Origin, Blocked> {
+        let fork = match &manifest.origin {
+            manifest::Origin::Blank(seal) => return Ok(Origin::Blank(seal.clone())),
+            manifest::Origin::Fork(fork) => fork,
+        };
+        let name = &fork.repository;
+        let parent = guids.get(name).or(self.live.get(name)).copied();
+        let was = self.record(guid).and_then(|record| record.lineage.as_ref());
+        let parent = match (was, parent) {
+            // The parent of a copy that was made may be gone.
+            (Some(was), None) => was.parent,
+            (_, Some(parent)) if parent == guid => {
+                let itself = format!("it would be a copy of itself: {name} is what it was");
+                return Err(Blocked::Unresolved(itself));
+            }
+            (_, Some(parent)) => parent,
+            (None, None) => {
+                let gone = format!("there is no repository {name} of which it could be a copy");
+                return Err(Blocked::Unresolved(gone));
+            }
+        };
+        Ok(Origin::Fork {
+            lineage: Lineage {
+                parent,
+                tag: fork.tag.clone(),
+            },
+            ttl: fork.ttl,
+        })
+    }
+
+    /// What opens it: a copy opens with what opens its parent.
+    pub(super) fn passphrase(
+        &self,
+        all: &BTreeMap<Name, manifest::Repository>,
+        of: &manifest::Repository,
+    ) -> Option<SecretRef> {
+        let mut of = of;
+        for _ in 0..all.len() {
+            match &of.origin {
+                manifest::Origin::Blank(seal) => return Some(seal.as_ref()?.passphrase.clone()),
+                manifest::Origin::Fork(fork) => of = all.get(&fork.repository)?,
+            }
+        }
+        None
     }
 
     /// The next network that nobody has; none while a record cannot be read.

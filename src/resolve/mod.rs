@@ -18,7 +18,8 @@ use crate::host::{ComposeDoor, ComposeInput, ComposeOutput, Scope};
 use crate::manifest::{self, Manifests, MovedFrom};
 use crate::model::{
     Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Guid, Layout, Name, NetworkId,
-    Object, Owner, Part, ProjectSpec, ProxySpec, Repository, RepositorySpec, RouteSpec, Slots,
+    Object, Origin, Owner, Part, ProjectSpec, ProxySpec, Repository, RepositorySpec, RouteSpec,
+    Slots,
 };
 use identities::Identities;
 
@@ -91,8 +92,15 @@ pub async fn resolve<D: ComposeDoor>(
     let mut identities = Identities::new(seen, actual, declared, whose, ids);
     let mut nameless = BTreeMap::new();
     let mut claimed: BTreeMap<Guid, Name> = BTreeMap::new();
-    for manifest in manifests.repositories.values() {
-        let (guid, found) = identities.settle(manifest);
+    let all = manifests.repositories.values();
+    let all: Vec<_> = all
+        .map(|manifest| (manifest, identities.settle(manifest)))
+        .collect();
+    let guids = all
+        .iter()
+        .map(|(manifest, (guid, _))| (&manifest.name, *guid));
+    let guids: BTreeMap<&Name, Guid> = guids.collect();
+    for (manifest, (guid, found)) in all {
         desired.names.insert(guid, manifest.name.clone());
         let object = Object::Repository(guid);
         let other = claimed.insert(guid, manifest.name.clone());
@@ -102,20 +110,31 @@ pub async fn resolve<D: ComposeDoor>(
                 let both = format!("both {other} and {name} would be the same repository");
                 return Err(Blocked::Unresolved(both));
             }
-            let slots = slots_of(
-                manifests,
-                &manifest.name,
-                seen.get(&guid).map(|repo| &**repo),
-            )?;
-            Ok((network, slots))
+            let here = seen.get(&guid).map(|repo| &**repo);
+            let origin = identities.origin(manifest, guid, &guids)?;
+            let parent = match &origin {
+                Origin::Fork { lineage, .. } => seen.get(&lineage.parent).map(|repo| &**repo),
+                Origin::Blank(_) => None,
+            };
+            // A copy begins with the addresses of its parent, shifted to its network.
+            let fresh = here.is_none_or(|repo| repo.storage.file.is_absent());
+            let image = if fresh { parent.or(here) } else { here };
+            let slots = slots_of(manifests, &manifest.name, image)?;
+            let image = image.and_then(|repo| repo.storage.file.known());
+            let size = manifest.size.or(image.copied()).unwrap_or_default();
+            Ok((network, slots, origin, size))
         });
         match settled {
-            Ok((network, slots)) => {
+            Ok((network, slots, origin, size)) => {
+                let passphrase = identities.passphrase(&manifests.repositories, manifest);
                 let spec = RepositorySpec {
+                    origin,
+                    passphrase,
+                    autostart: manifest.autostart,
                     guid,
                     name: manifest.name.clone(),
                     network,
-                    size: manifest.size.round_up_mib(),
+                    size: size.round_up_mib(),
                     state: manifest.state,
                     policy: manifest.deletion_policy,
                     protected: manifest.protected,

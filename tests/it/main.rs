@@ -6,6 +6,7 @@ mod host {
     mod aside;
     mod conformance;
     mod crash;
+    mod fork;
     mod full;
     mod lab;
     mod lost;

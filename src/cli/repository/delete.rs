@@ -1,6 +1,6 @@
 use std::io::IsTerminal as _;
 
-use super::down::Network;
+use super::network::Network;
 use super::{Which, by, carry_out, find, records};
 use crate::cli::Failure;
 use crate::cli::apply::ask;

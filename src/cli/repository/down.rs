@@ -1,3 +1,4 @@
+use super::network::Network;
 use super::{Which, by, carry_out, find, records};
 use crate::cli::session::Session;
 use crate::model::{Act, Layout, Suspension};
@@ -16,14 +17,6 @@ pub struct Args {
     pause: Pause,
 }
 
-/// The network that the caller takes it for.
-#[derive(Debug, clap::Args)]
-pub struct Network {
-    /// Its network; refused where it has another
-    #[arg(long, value_name = "ID")]
-    network_id: Option<u32>,
-}
-
 /// How long a managed repository is left alone.
 #[derive(Debug, clap::Args)]
 pub struct Pause {
@@ -33,23 +26,6 @@ pub struct Pause {
     /// Why
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-}
-
-impl Network {
-    /// Refuses another network than the repository's.
-    pub fn check(&self, record: &crate::model::Record) -> Result<(), crate::cli::Failure> {
-        let is: u32 = record.network.into();
-        match self.network_id {
-            Some(said) if said != is => Err(crate::cli::Failure {
-                code: 3,
-                message: format!(
-                    "{} has network {is}, not {said}; nothing was changed",
-                    record.name
-                ),
-            }),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Pause {

@@ -56,7 +56,7 @@ fn row(guid: String, repo: &Repository) -> Row {
     }
 }
 
-fn state(repo: &Repository) -> (&'static str, String) {
+pub fn state(repo: &Repository) -> (&'static str, String) {
     let record = match &repo.record {
         Part::Known(record) => record,
         Part::Unknown(why) => return ("unreadable", why.clone()),

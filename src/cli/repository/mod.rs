@@ -1,17 +1,25 @@
 //! Commands on one repository: small reconciles over the same steps as `apply`.
 
 mod adopt;
+mod autostart;
+mod create;
 mod delete;
 mod down;
+mod expand;
+mod fork;
 mod list;
+mod mount;
+mod network;
 mod restore;
+mod status;
 mod unmount;
 mod up;
 
 use clap::Subcommand;
 
-use super::Failure;
 use super::session::Session;
+use super::{Failure, passphrase};
+use crate::host::linux::secrets::Secrets;
 use crate::host::{Host as _, Scope};
 use crate::model::{Act, Actual, Guid, Layout, Part, Record, Repository};
 
@@ -19,9 +27,18 @@ use crate::model::{Act, Actual, Guid, Layout, Part, Record, Repository};
 #[derive(Debug, Subcommand)]
 pub enum Command {
     List(list::Args),
+    #[command(visible_alias = "info")]
+    Status(status::Args),
+    Create(create::Args),
+    Mount(mount::Args),
     Up(up::Args),
     Down(down::Args),
     Unmount(unmount::Args),
+    Fork(fork::Args),
+    #[command(visible_alias = "resize")]
+    Expand(expand::Args),
+    #[command(subcommand)]
+    Autostart(autostart::Command),
     Delete(delete::Args),
     Restore(restore::Args),
     Adopt(adopt::Args),
@@ -31,6 +48,12 @@ pub enum Command {
 pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
     match command {
         Command::List(args) => list::run(args, layout).await,
+        Command::Status(args) => status::run(args, layout).await,
+        Command::Create(args) => create::run(args, layout).await,
+        Command::Mount(args) => mount::run(args, layout).await,
+        Command::Fork(args) => fork::run(args, layout).await,
+        Command::Expand(args) => expand::run(args, layout).await,
+        Command::Autostart(command) => autostart::run(command, layout).await,
         Command::Up(args) => up::run(args, layout).await,
         Command::Down(args) => down::run(args, layout).await,
         Command::Unmount(args) => unmount::run(args, layout).await,
@@ -117,6 +140,40 @@ pub fn absent(actual: &Actual, said: &str) -> Failure {
 /// What was seen of the records.
 pub async fn records(session: &Session) -> Actual {
     session.host.observe(Scope::Records).await
+}
+
+/// With the passphrase that is needed to open it: none where it is open, not
+/// encrypted, or has a key, unless one is said to come.
+async fn open_with(
+    session: Session,
+    found: &Found,
+    passphrase: &passphrase::Args,
+) -> Result<Session, Failure> {
+    let open = {
+        let seen = session.host.observe(Scope::Repository(found.guid)).await;
+        let repo = seen.repository(found.guid).unwrap_or_default();
+        let sealed = repo.storage.is_sealed() == Ok(true);
+        !sealed || repo.storage.mapper.known().is_some() || repo.key.known().is_some()
+    };
+    match open && !passphrase.is_said() {
+        true => Ok(session),
+        false => with_passphrase(session, found, passphrase).await,
+    }
+}
+
+/// With the passphrase that was typed, where it is encrypted.
+async fn with_passphrase(
+    mut session: Session,
+    found: &Found,
+    passphrase: &passphrase::Args,
+) -> Result<Session, Failure> {
+    let seen = session.host.observe(Scope::Repository(found.guid)).await;
+    let repo = seen.repository(found.guid).unwrap_or_default();
+    if repo.storage.is_sealed() == Ok(true) {
+        let secret = passphrase.read(found.record.name.as_str(), false)?;
+        session.host = session.host.with_secrets(Secrets::typed(secret));
+    }
+    Ok(session)
 }
 
 /// Carries out what the command asks of one repository.

@@ -1,5 +1,6 @@
 use super::Which;
-use super::down::{Network, Pause, close};
+use super::down::{Pause, close};
+use super::network::Network;
 use crate::model::Layout;
 
 /// Close a repository, with everything that runs in it

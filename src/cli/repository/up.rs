@@ -1,4 +1,6 @@
-use super::{Which, absent, carry_out, find, records};
+use super::network::Network;
+use super::{Which, absent, carry_out, find, open_with, records};
+use crate::cli::passphrase;
 use crate::cli::session::{Meant, Session};
 use crate::model::{Act, Layout};
 
@@ -7,6 +9,10 @@ use crate::model::{Act, Layout};
 pub struct Args {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    passphrase: passphrase::Args,
 }
 
 /// Exit code 0 done, 3 where it is absent or something failed.
@@ -18,8 +24,13 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let name = found.record.name.to_string();
     let Some(owner) = &found.record.owner else {
         let (done, already) = (format!("{name} is up"), format!("{name} is up already"));
-        return carry_out(session, found.guid, Act::Up, &done, &already).await;
+        let session = open_with(session, &found, &args.passphrase).await?;
+        let act = Act::Up {
+            network: args.network.said()?,
+        };
+        return carry_out(session, found.guid, act, &done, &already).await;
     };
+    args.network.check(&found.record)?;
     if found.record.suspended.is_some() {
         let done = format!("{name} is no longer suspended");
         let code = carry_out(session, found.guid, Act::Resume, &done, &done).await?;
@@ -31,7 +42,11 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         file: Some(owner.source.clone().into()),
         ..Meant::default()
     };
-    let session = Session::open(layout, &meant)?;
+    let mut session = Session::open(layout, &meant)?;
+    if args.passphrase.is_said() {
+        let secret = args.passphrase.read(&name, false)?;
+        session.host = session.host.with_typed(secret);
+    }
     let (done, already) = (format!("{name} is up"), format!("{name} is up already"));
     session.carry_out(found.guid, &done, &already).await
 }

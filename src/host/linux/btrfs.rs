@@ -95,6 +95,38 @@ pub(super) async fn make_subvolume(path: &Path) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Makes a read-only snapshot of a subvolume.
+pub(super) async fn snapshot(of: &Path, to: &Path) -> Result<(), StepError> {
+    let make = Program::new("btrfs").args(["subvolume", "snapshot", "-r", "--"]);
+    make.arg(of).arg(to).run().await?;
+    Ok(())
+}
+
+/// Removes a subvolume; none is fine.
+pub(super) async fn drop_subvolume(path: &Path) -> Result<(), StepError> {
+    match is_subvolume(path) {
+        Ok(false) => return Ok(()),
+        Ok(true) => {}
+        Err(error) => {
+            let error = format!("{}: {error}", path.display());
+            return Err(StepError::machine(error));
+        }
+    }
+    let delete = Program::new("btrfs").args(["subvolume", "delete", "--"]);
+    delete.arg(path).run().await?;
+    Ok(())
+}
+
+nix::ioctl_write_int!(clone_file, 0x94, 9);
+
+/// Lets a file share all blocks of another.
+pub(super) fn reflink(from: &File, to: &File) -> io::Result<()> {
+    let from = u64::try_from(from.as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: both descriptors are open.
+    unsafe { clone_file(to.as_raw_fd(), from) }?;
+    Ok(())
+}
+
 /// Lets a mounted file system fill its device.
 pub(super) async fn grow(mount: &Path) -> Result<(), StepError> {
     let grow = Program::new("btrfs").args(["filesystem", "resize", "max"]);

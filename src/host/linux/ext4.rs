@@ -18,6 +18,13 @@ const SUPERBLOCK: u64 = 1024;
 const MAGIC: u32 = 0xEF53;
 const LONG: Duration = Duration::from_secs(600);
 
+/// Whether an ext4 begins in a file.
+pub(super) fn is_in(file: &File) -> bool {
+    let mut magic = [0_u8; 2];
+    file.read_exact_at(&mut magic, SUPERBLOCK + 0x38)
+        .is_ok_and(|()| u32::from(u16::from_le_bytes(magic)) == MAGIC)
+}
+
 /// How much of its device a file system spans, read from the device.
 pub(super) fn size(device: &Path, device_size: Size) -> Result<Size, String> {
     let mut block = [0_u8; 1024];

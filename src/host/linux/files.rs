@@ -84,6 +84,20 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// What a file takes on its file system, in bytes.
+pub fn allocated(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    const BLOCK: u64 = 512;
+    let meta = fs::symlink_metadata(path).ok()?;
+    Some(meta.blocks() * BLOCK)
+}
+
+/// What can be written to a file system, in bytes.
+pub fn available(path: &Path) -> io::Result<u64> {
+    let seen = nix::sys::statvfs::statvfs(path)?;
+    Ok(seen.blocks_available().saturating_mul(seen.fragment_size()))
+}
+
 /// Reads a JSON file. One that is empty, torn or unreadable is unknown, never absent.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Part<T> {
     let unknown = |why: String| Part::Unknown(format!("{}: {why}", path.display()));

@@ -10,13 +10,16 @@ pub mod doctor;
 pub mod events;
 mod ext4;
 pub mod files;
+pub(crate) mod freeze;
 mod listeners;
 mod loop_device;
+mod luks;
 mod mount;
 pub mod program;
 mod project_files;
 mod records;
 mod routes;
+pub mod secrets;
 mod storage;
 pub(crate) mod supervisor;
 mod tools;
@@ -33,8 +36,9 @@ pub use uninstall::uninstall;
 use super::{Cx, Done, Host, Scope, StepError};
 use crate::model::{
     Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, Shared, Size, Step, Stop,
-    Volume,
+    Storage, Volume,
 };
+use secrets::Secrets;
 use storage::Place;
 
 /// The machine that this process runs on, beneath one root.
@@ -43,6 +47,7 @@ pub struct LinuxHost {
     pub(crate) layout: Layout,
     pub(crate) backing_file: PathBuf,
     pub(crate) binary: PathBuf,
+    pub(crate) secrets: Secrets,
 }
 
 impl LinuxHost {
@@ -57,6 +62,20 @@ impl LinuxHost {
             layout,
             backing_file,
             binary,
+            secrets: Secrets::default(),
+        }
+    }
+
+    /// The secrets that may be asked for.
+    pub fn with_secrets(self, secrets: Secrets) -> Self {
+        Self { secrets, ..self }
+    }
+
+    /// The passphrase that was typed, besides.
+    pub fn with_typed(self, passphrase: secrets::Passphrase) -> Self {
+        Self {
+            secrets: self.secrets.with_typed(passphrase),
+            ..self
         }
     }
 
@@ -103,6 +122,7 @@ impl Host for LinuxHost {
             datastore,
             machine,
             repositories,
+            secrets: self.secrets.observe(layout),
             foreign_networks,
             routes: routes::observe_records(layout),
             proxy,
@@ -122,9 +142,37 @@ impl LinuxHost {
         }
         let layout = &self.layout;
         match step {
-            Step::ClearStaging(volume) => storage::clear_staging(&self.place(*volume)),
-            Step::Format { volume, size, uuid } => {
-                storage::format(&self.place(*volume), *size, *uuid).await
+            Step::ClearStaging(volume) => storage::clear_staging(self, &self.place(*volume)).await,
+            Step::Format {
+                volume,
+                size,
+                uuid,
+                seal,
+            } => {
+                let place = self.place(*volume);
+                storage::format(self, &place, *size, *uuid, seal.as_ref()).await
+            }
+            Step::Fork { guid, from } => {
+                storage::fork(self, &self.place(Volume::Image(*guid)), *guid, *from).await
+            }
+            Step::Thaw(guid) => self.on_image(*guid, freeze::thaw_now),
+            Step::Open { guid, with } => {
+                storage::open(self, &self.place(Volume::Image(*guid)), *guid, with).await
+            }
+            Step::GrowMapper(guid) => storage::grow_mapping(*guid).await,
+            Step::EnrolKey { guid, with } => {
+                storage::enrol_key(self, &self.place(Volume::Image(*guid)), *guid, with).await
+            }
+            Step::CopyKey { guid, from } => storage::copy_key(layout, *guid, *from),
+            Step::DropKey(guid) => {
+                storage::drop_key(layout, &self.place(Volume::Image(*guid)), *guid).await
+            }
+            Step::Close(guid) => storage::close_mapping(*guid).await,
+            Step::CleanFork(guid) => {
+                let (layout, guid) = (layout.clone(), *guid);
+                blocking(move || storage::clean_fork(&layout, guid))
+                    .await
+                    .unwrap_or_else(|why| Err(StepError::machine(why)))
             }
             Step::GrowFile { volume, size } => storage::grow_file(&self.place(*volume), *size),
             Step::Attach(volume) => storage::attach(&self.place(*volume)).await,
@@ -216,6 +264,11 @@ impl LinuxHost {
     }
 }
 
+/// Whether an image is attached: open, or about to be.
+pub fn is_attached(image: &std::path::Path) -> bool {
+    loop_device::find(image).is_ok_and(|device| device.is_some())
+}
+
 /// File work, where it holds nobody up.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -275,6 +328,32 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
     let of_one =
         |guid: Guid, repo: Repository| Part::Known(BTreeMap::from([(guid, Shared::from(repo))]));
     match step {
+        Step::Fork { guid, .. }
+        | Step::Open { guid, .. }
+        | Step::EnrolKey { guid, .. }
+        | Step::CopyKey { guid, .. }
+        | Step::GrowMapper(guid)
+        | Step::DropKey(guid)
+        | Step::Close(guid) => {
+            let repo = Repository {
+                storage: storage::observe(&host.place(Volume::Image(*guid))),
+                key: secrets::key(&layout.key(*guid)),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::Thaw(guid) => {
+            let mut repo = Repository::default();
+            repo.storage.frozen = freeze::observe(layout, *guid);
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::CleanFork(guid) => {
+            let repo = Repository {
+                record: records::record(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
         Step::ClearStaging(volume)
         | Step::Format { volume, .. }
         | Step::GrowFile { volume, .. }
@@ -452,11 +531,8 @@ fn stuck_datastore(layout: &Layout) -> String {
 
 fn free(layout: &Layout) -> Part<Size> {
     let path = layout.datastore();
-    match nix::sys::statvfs::statvfs(&path) {
-        Ok(seen) => {
-            let bytes = seen.blocks_available().saturating_mul(seen.fragment_size());
-            Part::Known(Size::bytes(bytes))
-        }
+    match files::available(&path) {
+        Ok(bytes) => Part::Known(Size::bytes(bytes)),
         Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
     }
 }
@@ -494,8 +570,12 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
             stray_network: stray.filter(|_| record.is_absent()),
             record,
             mirror: records::mirror(&host.layout, guid),
-            storage: storage::outline(&place),
+            storage: Storage {
+                frozen: freeze::observe(&host.layout, guid),
+                ..storage::outline(&place)
+            },
             trash: storage::file(&host.layout.trash(guid)),
+            key: secrets::key(&host.layout.key(guid)),
             slots: Part::Hidden,
             files: Part::Hidden,
             daemon: Part::Hidden,
@@ -528,6 +608,8 @@ async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> R
         _ => None,
     };
     (seen.daemon, seen.images, seen.containers) = match network {
+        // Its daemon may wait as everybody does.
+        _ if seen.storage.frozen.known().is_some() => (Part::Hidden, Part::Hidden, Part::Hidden),
         Some(network) => {
             let seen = containers::observe(&host.layout, network).await;
             (seen.daemon, seen.images, seen.containers)
@@ -545,10 +627,13 @@ async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> R
 /// Everything about a repository that needs no daemon.
 fn closed(host: &LinuxHost, guid: Guid) -> Repository {
     let layout = &host.layout;
-    let storage = storage::observe(&host.place(Volume::Image(guid)));
+    let mut storage = storage::observe(&host.place(Volume::Image(guid)));
+    storage.frozen = freeze::observe(layout, guid);
     let trash = storage::file(&layout.trash(guid));
     let record = records::record(layout, guid);
     let (slots, files) = match (&storage.mount, &storage.file) {
+        // Who touches it waits until it is thawed.
+        _ if storage.frozen.known().is_some() => (Part::Hidden, Part::Hidden),
         // What lies in it can be read, but it is no longer what was written last.
         (Part::Known(_), _) if storage::is_read_only(&host.place(Volume::Image(guid))) => {
             let name = record.known().map(|record| record.name.to_string());
@@ -572,6 +657,7 @@ fn closed(host: &LinuxHost, guid: Guid) -> Repository {
         mirror: records::mirror(layout, guid),
         storage,
         trash,
+        key: secrets::key(&layout.key(guid)),
         slots,
         files,
         ..Repository::default()

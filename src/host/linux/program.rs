@@ -12,9 +12,11 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
+use zeroize::Zeroizing;
 
+use super::secrets::Passphrase;
 use crate::host::{Blame, StepError};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -61,7 +63,7 @@ pub(crate) fn keep_only(named: &[RawFd]) -> io::Result<()> {
 pub struct Program {
     name: String,
     command: Command,
-    stdin: Option<Vec<u8>>,
+    stdin: Option<Zeroizing<Vec<u8>>>,
     limit: Duration,
     outlives: bool,
     also: Option<i32>,
@@ -133,7 +135,14 @@ impl Program {
     /// What it reads from its standard input.
     pub fn stdin(mut self, bytes: Vec<u8>) -> Self {
         self.command.stdin(Stdio::piped());
-        self.stdin = Some(bytes);
+        self.stdin = Some(Zeroizing::new(bytes));
+        self
+    }
+
+    /// The same with a secret.
+    pub(super) fn secret(mut self, secret: &Passphrase) -> Self {
+        self.command.stdin(Stdio::piped());
+        self.stdin = Some(secret.bytes().clone());
         self
     }
 
@@ -155,6 +164,44 @@ impl Program {
         self.outlives = true;
         self.command.stdout(Stdio::null()).stderr(Stdio::null());
         self.run().await.map(drop)
+    }
+
+    /// Starts it and waits until it says that it is ready; it ends by itself when its
+    /// input does.
+    pub(super) async fn hold(mut self, ready: &[u8]) -> Result<Holding, StepError> {
+        self.command.stdin(Stdio::piped()).kill_on_drop(false);
+        // SAFETY: what runs between fork and exec makes one system call.
+        unsafe { self.command.pre_exec(|| keep_only(&[])) };
+        let fail = |end: &str, message: String| StepError {
+            blame: Blame::Machine,
+            program: Some(format!("{} ({end})", self.name)),
+            message,
+        };
+        let mut child = self
+            .command
+            .spawn()
+            .map_err(|error| fail("not started", error.to_string()))?;
+        let mut said = vec![0; ready.len()];
+        let mut stdout = child.stdout.take();
+        let hear = async {
+            match &mut stdout {
+                Some(stdout) => stdout.read_exact(&mut said).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let heard = tokio::time::timeout(self.limit, hear).await;
+        let holding = Holding {
+            name: self.name.clone(),
+            child,
+        };
+        match heard {
+            Ok(Ok(())) if said == ready => Ok(holding),
+            Ok(_) => {
+                holding.release().await?;
+                Err(fail("lost", "it did not get ready".to_owned()))
+            }
+            Err(_) => Err(fail("timed out", "it did not get ready".to_owned())),
+        }
     }
 
     /// Runs it to its end. Anything but success is an error with its own words.
@@ -208,6 +255,32 @@ impl Program {
             .find(|bytes| !bytes.trim_ascii().is_empty());
         let message = said.map_or_else(|| "it printed nothing".to_owned(), |bytes| tail(bytes));
         Err(fail(&end(output.status), message))
+    }
+}
+
+/// A program that waits for its input to end.
+pub(super) struct Holding {
+    name: String,
+    child: tokio::process::Child,
+}
+
+impl Holding {
+    /// Ends its input, and waits for it.
+    pub(super) async fn release(mut self) -> Result<(), StepError> {
+        drop(self.child.stdin.take());
+        let fail = |end: &str, message: String| StepError {
+            blame: Blame::Machine,
+            program: Some(format!("{} ({end})", self.name)),
+            message,
+        };
+        let output = match self.child.wait_with_output().await {
+            Ok(output) => output,
+            Err(error) => return Err(fail("lost", error.to_string())),
+        };
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(fail(&end(output.status), tail(&output.stderr))),
+        }
     }
 }
 

@@ -10,9 +10,12 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::libc;
 use uuid::Uuid;
 
-use super::{LinuxHost, btrfs, ext4, files, loop_device, mount};
+use super::secrets::{self, Passphrase};
+use super::{LinuxHost, btrfs, ext4, files, freeze, loop_device, luks, mount};
 use crate::host::{Done, StepError};
-use crate::model::{DataLossPermit, Guid, Layout, Mount, Part, Size, Storage, Volume};
+use crate::model::{
+    DataLossPermit, Guid, Header, Layout, Mount, Part, Seal, SecretRef, Size, Storage, Volume,
+};
 
 /// Where the layers of a volume are.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Place {
     pub(super) file: PathBuf,
     pub(super) staging: PathBuf,
     pub(super) point: PathBuf,
+    /// Where it lies once it is deleted.
+    trash: Option<PathBuf>,
     /// A folder inside that is shown at a second place while it is mounted.
     pub(super) bind: Option<(PathBuf, PathBuf)>,
 }
@@ -37,6 +42,7 @@ impl Place {
                     file: host.backing_file.clone(),
                     staging: staging.into(),
                     point: layout.datastore(),
+                    trash: None,
                     bind: None,
                 }
             }
@@ -45,6 +51,7 @@ impl Place {
                 file: layout.image(guid),
                 staging: layout.new_image(guid),
                 point: layout.mount(guid),
+                trash: Some(layout.trash(guid)),
                 bind: Some((layout.docker_data_inside(guid), layout.docker_data(guid))),
             },
         }
@@ -60,6 +67,33 @@ impl Place {
     fn device(&self) -> Result<PathBuf, StepError> {
         let found = loop_device::find(&self.file).map_err(StepError::machine)?;
         found.ok_or_else(|| wrong(&self.file, "it is not attached"))
+    }
+
+    /// What carries the file system: the mapping of an encrypted image, else the
+    /// loop device.
+    fn top(&self) -> Result<PathBuf, StepError> {
+        let device = self.device()?;
+        let Some(name) = self.mapping() else {
+            return Ok(device);
+        };
+        match luks::observe(&name, Some(&device)) {
+            Part::Known(_) => Ok(luks::path(&name)),
+            Part::Unknown(why) => Err(StepError::machine(why)),
+            _ if self.is_sealed() => Err(wrong(&self.file, "it is not open")),
+            _ => Ok(device),
+        }
+    }
+
+    fn is_sealed(&self) -> bool {
+        matches!(luks::header(&self.file), Part::Known(Header::Luks { .. }))
+    }
+
+    /// The name of its mapping, if it is encrypted.
+    fn mapping(&self) -> Option<String> {
+        match self.volume {
+            Volume::Datastore => None,
+            Volume::Image(guid) => Some(luks::name(guid)),
+        }
     }
 }
 
@@ -82,12 +116,40 @@ pub(super) fn observe(place: &Place) -> Storage {
         Part::Unknown(why) => Part::Unknown(why.clone()),
         Part::Absent | Part::Hidden => Part::Absent,
     };
-    let mount = mounted(place, device.known().map(PathBuf::as_path), size.known());
+    let mapping = place.mapping();
+    let mapper = match (&mapping, &device) {
+        (_, Part::Unknown(why)) => Part::Unknown(why.clone()),
+        (Some(name), device) => luks::observe(name, device.known().map(PathBuf::as_path)),
+        (None, _) => Part::Absent,
+    };
+    let mapped = mapping.as_deref().map(luks::path);
+    let top = match (&mapper, mapped) {
+        (Part::Known(size), Some(path)) => Some((path, *size)),
+        _ => device.known().cloned().zip(size.known().copied()),
+    };
+    let mount = mounted(
+        place,
+        top.as_ref().map(|(path, size)| (path.as_path(), *size)),
+    );
     Storage {
         staging: presence(&place.staging),
         file,
+        header: header(place),
         device: size,
+        mapper,
+        frozen: Part::Absent,
         mount,
+    }
+}
+
+/// What an image begins with, also one in the trash.
+fn header(place: &Place) -> Part<Header> {
+    let Volume::Image(_) = place.volume else {
+        return Part::Absent;
+    };
+    match (luks::header(&place.file), &place.trash) {
+        (Part::Absent, Some(trash)) => luks::header(trash),
+        (seen, _) => seen,
     }
 }
 
@@ -105,7 +167,10 @@ pub(super) fn outline(place: &Place) -> Storage {
     Storage {
         staging: presence(&place.staging),
         file: file(&place.file),
+        header: Part::Hidden,
         device: Part::Hidden,
+        mapper: Part::Hidden,
+        frozen: Part::Absent,
         mount: Part::Hidden,
     }
 }
@@ -120,12 +185,12 @@ fn presence(path: &Path) -> Part<()> {
 
 /// A volume counts as mounted when all of its mounts are there: what a crash
 /// left halfway is mounted again, which adds what is missing.
-fn mounted(place: &Place, device: Option<&Path>, size: Option<&Size>) -> Part<Mount> {
+fn mounted(place: &Place, top: Option<(&Path, Size)>) -> Part<Mount> {
     let look = || -> Result<Option<Mount>, String> {
         let Some(found) = mount::at(&place.point)? else {
             return Ok(None);
         };
-        let (Some(device), Some(size)) = (device, size) else {
+        let Some((device, size)) = top else {
             return Err(foreign(&place.point));
         };
         if !found.is_of(device) || found.kind != place.kind() {
@@ -139,8 +204,8 @@ fn mounted(place: &Place, device: Option<&Path>, size: Option<&Size>) -> Part<Mo
             }
         }
         let size = match place.volume {
-            Volume::Datastore => btrfs::size(&place.point, *size)?,
-            Volume::Image(_) => ext4::size(device, *size)?,
+            Volume::Datastore => btrfs::size(&place.point, size)?,
+            Volume::Image(_) => ext4::size(device, size)?,
         };
         Ok(Some(Mount { size }))
     };
@@ -203,12 +268,21 @@ pub(super) fn purge(
         return Err(wrong(&trash, "the permit is for another repository"));
     }
     closed(&trash)?;
+    let key = layout.key(guid);
+    secrets::drop_key(&key).map_err(|error| wrong(&key, error))?;
     fs::remove_file(&trash).map_err(|error| wrong(&trash, error))?;
     Ok(Done::Changed)
 }
 
-/// Removes a half-made file.
-pub(super) fn clear_staging(place: &Place) -> Result<Done, StepError> {
+/// Removes a half-made file, with what was opened of it to make it.
+pub(super) async fn clear_staging(host: &LinuxHost, place: &Place) -> Result<Done, StepError> {
+    if let Volume::Image(guid) = place.volume {
+        luks::close(&luks::new_name(guid)).await?;
+        if let Some(device) = loop_device::find(&place.staging).map_err(StepError::machine)? {
+            loop_device::detach(&device).await?;
+        }
+        btrfs::drop_subvolume(&host.layout.fork_snapshot(guid)).await?;
+    }
     match fs::remove_file(&place.staging) {
         Ok(()) => Ok(Done::Changed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Done::Already),
@@ -217,7 +291,91 @@ pub(super) fn clear_staging(place: &Place) -> Result<Done, StepError> {
 }
 
 /// Makes a file with a file system in it; what fails leaves nothing behind.
-pub(super) async fn format(place: &Place, size: Size, uuid: Uuid) -> Result<Done, StepError> {
+pub(super) async fn format(
+    host: &LinuxHost,
+    place: &Place,
+    size: Size,
+    uuid: Uuid,
+    seal: Option<&Seal>,
+) -> Result<Done, StepError> {
+    let passphrase = match seal {
+        Some(seal) => {
+            let secret = host.secrets.read(&seal.passphrase, &host.layout).await?;
+            Some((seal, secret))
+        }
+        None => None,
+    };
+    let staging = &place.staging;
+    staged(host, place, async |file| {
+        file.set_len(size.as_bytes())
+            .map_err(|error| wrong(staging, error))?;
+        match (place.volume, &passphrase) {
+            (Volume::Datastore, _) => btrfs::format(staging, uuid).await,
+            (Volume::Image(_), None) => ext4::format(staging, uuid).await,
+            (Volume::Image(guid), Some((seal, secret))) => {
+                format_sealed(staging, guid, uuid, seal, secret).await
+            }
+        }
+    })
+    .await
+}
+
+async fn format_sealed(
+    staging: &Path,
+    guid: Guid,
+    uuid: Uuid,
+    seal: &Seal,
+    secret: &Passphrase,
+) -> Result<(), StepError> {
+    let device = loop_device::attach(staging).await?;
+    luks::format(&device, uuid, seal.pbkdf, secret).await?;
+    let name = luks::new_name(guid);
+    luks::open(&device, &name, secret, None).await?;
+    ext4::format(&luks::path(&name), uuid).await?;
+    luks::close(&name).await?;
+    loop_device::detach(&device).await
+}
+
+/// Makes an image as a copy of another. While that one is mounted its writers wait
+/// for a snapshot alone: sharing the blocks of a large image takes long, and is done
+/// from there.
+pub(super) async fn fork(
+    host: &LinuxHost,
+    place: &Place,
+    guid: Guid,
+    from: Guid,
+) -> Result<Done, StepError> {
+    let parent = host.place(Volume::Image(from));
+    let snapshot = host.layout.fork_snapshot(guid);
+    let name = parent.file.file_name().unwrap_or_default();
+    let mounted = mount::at(&parent.point).map_err(StepError::machine)?;
+    staged(host, place, async |file| {
+        let source = match mounted {
+            Some(_) => {
+                let images = host.layout.repositories();
+                let snap = btrfs::snapshot(&images, &snapshot);
+                freeze::during(host, from, snap).await?;
+                snapshot.join(name)
+            }
+            None => parent.file.clone(),
+        };
+        let (copy, from) = (file.try_clone(), source.clone());
+        let shared = super::blocking(move || btrfs::reflink(&File::open(from)?, &copy?)).await;
+        shared
+            .map_err(StepError::machine)?
+            .map_err(|error| wrong(&source, error))?;
+        btrfs::drop_subvolume(&snapshot).await
+    })
+    .await
+}
+
+/// Makes a file under its temporary name and commits it; what fails leaves nothing
+/// behind.
+async fn staged(
+    host: &LinuxHost,
+    place: &Place,
+    fill: impl AsyncFnOnce(&File) -> Result<(), StepError>,
+) -> Result<Done, StepError> {
     let staging = &place.staging;
     let make = || -> io::Result<File> {
         if let Some(folder) = place.file.parent() {
@@ -232,16 +390,11 @@ pub(super) async fn format(place: &Place, size: Size, uuid: Uuid) -> Result<Done
     let file = make().map_err(|error| wrong(staging, error))?;
     // From here on the staging file is ours to remove.
     let made = async {
-        file.set_len(size.as_bytes())
-            .map_err(|error| wrong(staging, error))?;
-        match place.volume {
-            Volume::Datastore => btrfs::format(staging, uuid).await?,
-            Volume::Image(_) => ext4::format(staging, uuid).await?,
-        }
+        fill(&file).await?;
         commit(&file, staging, &place.file).map_err(|error| wrong(&place.file, error))
     };
     if let Err(error) = made.await {
-        let _ = fs::remove_file(staging);
+        let _ = clear_staging(host, place).await;
         return Err(error);
     }
     Ok(Done::Changed)
@@ -277,12 +430,164 @@ pub(super) async fn attach(place: &Place) -> Result<Done, StepError> {
     Ok(Done::Changed)
 }
 
+/// Attaches an encrypted image and opens it with the first that fits. Where none
+/// does, it is as closed as before.
+pub(super) async fn open(
+    host: &LinuxHost,
+    place: &Place,
+    guid: Guid,
+    with: &[SecretRef],
+) -> Result<Done, StepError> {
+    let device = loop_device::attach(&place.file).await?;
+    let opened = unlock(host, &device, guid, with).await;
+    if opened.is_err() {
+        // Whoever attached it: nobody uses a device that was not open.
+        let _ = loop_device::detach(&device).await;
+    }
+    opened.map(|()| Done::Changed)
+}
+
+async fn unlock(
+    host: &LinuxHost,
+    device: &Path,
+    guid: Guid,
+    with: &[SecretRef],
+) -> Result<(), StepError> {
+    let name = luks::name(guid);
+    let mut last = StepError::machine("nothing that opens it is at hand");
+    let mut stale = false;
+    for secret in with {
+        let is_key = matches!(secret, SecretRef::Key(_));
+        let slot = is_key.then_some(Header::KEY_SLOT);
+        let opened = match host.secrets.read(secret, &host.layout).await {
+            Ok(passphrase) => luks::open(device, &name, &passphrase, slot).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(()) => {
+                if stale {
+                    // A key that no longer fits is made anew.
+                    let _ = secrets::drop_key(&host.layout.key(guid));
+                }
+                return Ok(());
+            }
+            Err(error) => {
+                stale |= is_key && luks::is_wrong_passphrase(&error);
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Makes the key for boot. The file comes first: a slot without a file is not ours.
+pub(super) async fn enrol_key(
+    host: &LinuxHost,
+    place: &Place,
+    guid: Guid,
+    with: &[SecretRef],
+) -> Result<Done, StepError> {
+    let key = host.layout.key(guid);
+    let slot = Header::KEY_SLOT;
+    let taken = luks::header(&place.file)
+        .known()
+        .is_some_and(Header::has_key);
+    if taken && !key.exists() {
+        return Err(wrong(
+            &place.file,
+            format!("its key slot {slot} holds a key that renet does not know"),
+        ));
+    }
+    let mut last = StepError::machine("nothing that opens it is at hand");
+    for secret in with {
+        let passphrase = match host.secrets.read(secret, &host.layout).await {
+            Ok(passphrase) => passphrase,
+            Err(error) => {
+                last = error;
+                continue;
+            }
+        };
+        secrets::make_key(&key).map_err(|error| wrong(&key, error))?;
+        let device = carrier(place)?;
+        match luks::add_key(&device, slot, &key, &passphrase).await {
+            Ok(()) => return Ok(Done::Changed),
+            Err(error) => last = error,
+        }
+        let _ = secrets::drop_key(&key);
+    }
+    Err(last)
+}
+
+/// Takes over the key of another image.
+pub(super) fn copy_key(layout: &Layout, guid: Guid, from: Guid) -> Result<Done, StepError> {
+    let (from, to) = (layout.key(from), layout.key(guid));
+    secrets::copy_key(&from, &to).map_err(|error| wrong(&to, error))?;
+    Ok(Done::Changed)
+}
+
+/// Destroys the key for boot; the slot first.
+pub(super) async fn drop_key(
+    layout: &Layout,
+    place: &Place,
+    guid: Guid,
+) -> Result<Done, StepError> {
+    if luks::header(&place.file)
+        .known()
+        .is_some_and(Header::has_key)
+    {
+        luks::kill_slot(&carrier(place)?, Header::KEY_SLOT).await?;
+    }
+    let key = layout.key(guid);
+    secrets::drop_key(&key).map_err(|error| wrong(&key, error))?;
+    Ok(Done::Changed)
+}
+
+/// What carries the header: the loop device while it is attached, so that both
+/// show the same.
+fn carrier(place: &Place) -> Result<PathBuf, StepError> {
+    let found = loop_device::find(&place.file).map_err(StepError::machine)?;
+    Ok(found.unwrap_or_else(|| place.file.clone()))
+}
+
+/// Closes the mapping.
+pub(super) async fn close_mapping(guid: Guid) -> Result<Done, StepError> {
+    luks::close(&luks::name(guid)).await?;
+    Ok(Done::Changed)
+}
+
+/// Lets the mapping fill its device.
+pub(super) async fn grow_mapping(guid: Guid) -> Result<Done, StepError> {
+    luks::grow(&luks::name(guid)).await?;
+    Ok(Done::Changed)
+}
+
+/// Removes the containers that an image brought along from its parent, with their
+/// writable layers' mounts; images and volumes stay.
+pub(super) fn clean_fork(layout: &Layout, guid: Guid) -> Result<Done, StepError> {
+    let data = layout.docker_data_inside(guid);
+    for folder in ["containers", "image/overlay2/layerdb/mounts"] {
+        let folder = data.join(folder);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(|error| wrong(&folder, error))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|error| wrong(&folder, error))?.path();
+            // A link is removed, never followed.
+            fs::remove_dir_all(&path)
+                .or_else(|_| fs::remove_file(&path))
+                .map_err(|error| wrong(&path, error))?;
+        }
+    }
+    Ok(Done::Changed)
+}
+
 /// Corrects what an error left in an image's file system, before it is mounted.
 pub(super) async fn mend(place: &Place) -> Result<(), StepError> {
     let open = mount::at(&place.point)
         .map_err(StepError::machine)?
         .is_some();
-    let device = place.device()?;
+    let device = place.top()?;
     if open || place.kind() != ext4::KIND || !ext4::has_errors(&device) {
         return Ok(());
     }
@@ -305,7 +610,7 @@ pub(super) async fn grow_fs(place: &Place) -> Result<Done, StepError> {
     match place.volume {
         Volume::Datastore => btrfs::grow(&place.point).await?,
         Volume::Image(_) if !ext4::may_grow_mounted() => return grow_closed(place).await,
-        Volume::Image(_) => ext4::grow(&place.device()?).await?,
+        Volume::Image(_) => ext4::grow(&place.top()?).await?,
     }
     Ok(Done::Changed)
 }
@@ -318,7 +623,7 @@ async fn grow_closed(place: &Place) -> Result<Done, StepError> {
             "without CAP_SYS_RESOURCE an image grows only while nobody uses it: {why}"
         ))
     };
-    let device = place.device()?;
+    let device = place.top()?;
     // The layers of containers that run could be unmounted, and must not be.
     if let Some((inside, shown)) = &place.bind {
         for folder in [shown, inside] {
@@ -336,7 +641,7 @@ async fn grow_closed(place: &Place) -> Result<Done, StepError> {
 /// Mounts the file system and shows its second place. What is there already
 /// stays; what fails takes back what it mounted itself.
 pub(super) fn mount(place: &Place) -> Result<Done, StepError> {
-    let device = place.device()?;
+    let device = place.top()?;
     let fresh = match mount::at(&place.point).map_err(StepError::machine)? {
         Some(found) if found.is_of(&device) => false,
         Some(_) => return Err(StepError::machine(foreign(&place.point))),

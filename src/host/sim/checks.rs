@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
-use crate::model::{Actual, ContainerState, Guid, Health, Name, NetworkId, Patch, Record, Step};
+use crate::model::{
+    Actual, ContainerState, Guid, Health, Made, Name, NetworkId, Patch, Record, Step,
+};
 
 impl World {
     pub(super) fn record(&self, guid: Guid) -> Option<&Record> {
@@ -27,6 +29,13 @@ impl World {
             }
         }
         match step {
+            Step::Fork { guid, .. }
+                if self.actual.repository(*guid).is_ok_and(|repo| {
+                    !repo.storage.file.is_absent() || !repo.trash.is_absent()
+                }) =>
+            {
+                wrong.push("over data".to_owned());
+            }
             Step::Format { volume, .. }
                 if self
                     .actual
@@ -93,10 +102,14 @@ impl World {
             return None;
         }
         let over = record.expires.is_some_and(|at| at <= now);
+        if let Step::Thaw(_) = step {
+            return None;
+        }
         let buries = matches!(
             step,
             Step::StopDaemon { .. }
                 | Step::Unmount(_)
+                | Step::Close(_)
                 | Step::Detach(_)
                 | Step::ClearStaging(_)
                 | Step::Trash(_)
@@ -145,6 +158,27 @@ impl World {
         let networks: Vec<NetworkId> = records().filter_map(Record::holds_network).collect();
         if networks.iter().collect::<BTreeSet<_>>().len() != networks.len() {
             wrong.push("one network for two repositories".to_owned());
+        }
+        let mut running = BTreeSet::new();
+        for (guid, repo) in all {
+            let serves = repo.daemon.known().is_some_and(|daemon| daemon.serving);
+            let projects = repo.containers.known().filter(|_| serves);
+            let containers = projects.into_iter().flat_map(BTreeMap::values);
+            for container in containers.flat_map(BTreeMap::values) {
+                if container.state == ContainerState::Running
+                    && let Made::Is(id) = &container.id
+                    && !running.insert(id)
+                {
+                    wrong.push(format!("a container of another repository runs in {guid}"));
+                }
+            }
+        }
+        for (guid, repo) in all {
+            let open = repo.storage.mapper.known().is_some();
+            if repo.storage.is_sealed() == Ok(true) && repo.storage.mount.known().is_some() && !open
+            {
+                wrong.push(format!("{guid} is mounted and not open"));
+            }
         }
         for (name, entry) in self.actual.published.known().into_iter().flatten() {
             if !self.ever_well.contains(entry.backend.ip()) {

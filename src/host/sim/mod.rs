@@ -237,11 +237,18 @@ impl World {
             }
             _ => step.effect(&mut self.actual),
         }
+        if let Step::Fork { guid, .. } = step {
+            // To the daemon of the copy they look as after a power cut.
+            for container in containers(self.actual.repo_mut(*guid)) {
+                container.state = ContainerState::Exited(KILLED);
+            }
+        }
         match step {
             Step::Format {
                 volume: Volume::Image(guid),
                 ..
-            } => {
+            }
+            | Step::Fork { guid, .. } => {
                 let content = self.fresh();
                 if self.contents.insert(*guid, content).is_some() {
                     self.violations
@@ -251,6 +258,7 @@ impl World {
             Step::Purge { guid, .. } => {
                 self.contents.remove(guid);
             }
+            Step::CleanFork(guid) => self.actual.repo_mut(*guid).containers = Part::Absent,
             Step::StartDaemon { guid, network } => {
                 self.networks.insert(*guid, *network);
                 // What did not stop by itself or by a command is started again.
@@ -386,6 +394,10 @@ impl World {
             Some(Fault::FailBefore) => return failed(Blame::Machine),
             Some(Fault::FailInside) => {
                 residue(self);
+                // What lives on lets the writers go on.
+                for repo in self.repositories() {
+                    repo.storage.frozen = Part::Absent;
+                }
                 return failed(Blame::Machine);
             }
             Some(Fault::CrashInside) => {
@@ -424,6 +436,8 @@ impl World {
     pub fn reboot(&mut self) {
         let close = |storage: &mut crate::model::Storage| {
             storage.device = Part::Absent;
+            storage.mapper = Part::Absent;
+            storage.frozen = Part::Absent;
             storage.mount = Part::Absent;
         };
         close(&mut self.actual.datastore.storage);

@@ -19,6 +19,15 @@ pub fn veil(actual: &mut Actual) {
         return;
     };
     for repo in all.values_mut() {
+        if repo.storage.frozen.known().is_some() {
+            // Who touches it waits until it is thawed.
+            repo.slots = Part::Hidden;
+            repo.files = Part::Hidden;
+            repo.daemon = Part::Hidden;
+            repo.images = Part::Hidden;
+            repo.containers = Part::Hidden;
+            continue;
+        }
         let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
         if repo.storage.mount.known().is_none() {
             fn close<T>(image: bool, part: &mut Part<T>) {
@@ -38,7 +47,9 @@ pub fn veil(actual: &mut Actual) {
 
 /// What is seen of a repository that is not in scope.
 pub(super) fn outline(repo: &mut Repository) {
+    repo.storage.header = Part::Hidden;
     repo.storage.device = Part::Hidden;
+    repo.storage.mapper = Part::Hidden;
     repo.storage.mount = Part::Hidden;
     repo.slots = Part::Hidden;
     repo.files = Part::Hidden;

@@ -45,10 +45,15 @@ impl Kind {
     /// The properties of a part of the schema, and which must be there.
     fn properties<'a>(&'a self, node: &'a Value) -> Vec<(&'a str, &'a Value, bool)> {
         let node = self.resolve(node);
+        // One form of several.
+        let forms = node["anyOf"].as_array().into_iter().flatten();
+        let mut found: Vec<_> = forms.flat_map(|form| self.properties(form)).collect();
         let required = node["required"].as_array().cloned().unwrap_or_default();
         let all = node["properties"].as_object().into_iter().flatten();
-        all.map(|(name, field)| (name.as_str(), field, required.contains(&json!(name))))
-            .collect()
+        found.extend(
+            all.map(|(name, field)| (name.as_str(), field, required.contains(&json!(name)))),
+        );
+        found
     }
 
     /// Every property by its path, and whether it must be there.
@@ -70,9 +75,14 @@ impl Kind {
         if let Some(only) = node.get("const") {
             return only.clone();
         }
-        if let Some(choices) = node["oneOf"].as_array().or(node["anyOf"].as_array()) {
+        let choices = node["oneOf"].as_array().or(node["anyOf"].as_array());
+        if let Some(choices) = choices.filter(|_| node["type"] != "object") {
             return self.draw(&pick(choices, dice), dice, all);
         }
+        // What goes with what.
+        let choice = choices.map_or(Value::Null, |choices| pick(choices, dice));
+        let names = |of: &Value| of["required"].as_array().cloned().unwrap_or_default();
+        let (with, without) = (names(&choice), names(&choice["not"]));
         let number = |keyword: &str, or: u64| node[keyword].as_u64().unwrap_or(or);
         match node["type"].as_str().unwrap() {
             "boolean" => json!(dice.below(2) == 0),
@@ -94,6 +104,10 @@ impl Kind {
                     fields = vec![(name, field, true)];
                 }
                 for (name, field, required) in fields {
+                    if without.contains(&json!(name)) {
+                        continue;
+                    }
+                    let required = required || with.contains(&json!(name));
                     if required || all || dice.below(2) == 0 {
                         out.insert(name.to_owned(), self.draw(field, dice, all));
                     }
@@ -110,7 +124,7 @@ impl Kind {
                 Value::Object(out)
             }
             "array" => {
-                let count = dice.below(3);
+                let count = number("minItems", 0) as usize + dice.below(3);
                 (0..count)
                     .map(|_| self.draw(&node["items"], dice, all))
                     .collect()

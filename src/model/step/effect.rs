@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Step;
 use crate::model::{
-    Actual, Container, ContainerState, Daemon, FileSeen, FilesSeen, Health, MachineRecord, Made,
-    Mount, Part, Proxy, Record, Volume,
+    Actual, Container, ContainerState, Daemon, FileSeen, FilesSeen, Header, Health, MachineRecord,
+    Made, Mount, Part, Proxy, Record, Repository, Size, Volume,
 };
 
 impl Step {
@@ -12,7 +12,12 @@ impl Step {
     pub fn effect(&self, a: &mut Actual) {
         match self {
             Step::ClearStaging(volume) => a.storage_mut(*volume).staging = Part::Absent,
-            Step::Format { volume, size, uuid } => {
+            Step::Format {
+                volume,
+                size,
+                uuid,
+                seal,
+            } => {
                 a.storage_mut(*volume).file = Part::Known(*size);
                 match volume {
                     Volume::Datastore => {
@@ -24,6 +29,7 @@ impl Step {
                     Volume::Image(guid) => {
                         // Just made, so known to be empty.
                         let repo = a.repo_mut(*guid);
+                        repo.storage.header = Part::Known(Header::new(seal.is_some()));
                         repo.slots = Part::Absent;
                         repo.files = Part::Absent;
                         repo.images = Part::Absent;
@@ -31,27 +37,64 @@ impl Step {
                     }
                 }
             }
+            Step::Fork { guid, from } => {
+                let parent = a.repository(*from).unwrap_or_default();
+                let Repository {
+                    storage,
+                    slots,
+                    files,
+                    images,
+                    containers,
+                    ..
+                } = &*parent;
+                let repo = a.repo_mut(*guid);
+                repo.storage.file = storage.file.clone();
+                repo.storage.header = storage.header.clone();
+                repo.slots = slots.clone();
+                repo.files = files.clone();
+                repo.images = images.clone();
+                repo.containers = containers.clone();
+            }
+            Step::Thaw(guid) => a.repo_mut(*guid).storage.frozen = Part::Absent,
+            Step::Open { guid, .. } => {
+                let storage = &mut a.repo_mut(*guid).storage;
+                storage.device = storage.file.clone();
+                storage.mapper = storage.mapped().ok().flatten().into();
+            }
+            Step::GrowMapper(guid) => {
+                let storage = &mut a.repo_mut(*guid).storage;
+                storage.mapper = storage.mapped().ok().flatten().into();
+            }
+            Step::Close(guid) => a.repo_mut(*guid).storage.mapper = Part::Absent,
+            Step::EnrolKey { guid, .. } => {
+                let repo = a.repo_mut(*guid);
+                repo.key = Part::Known(());
+                if let Part::Known(Header::Luks { slots, .. }) = &mut repo.storage.header {
+                    slots.insert(Header::KEY_SLOT);
+                }
+            }
+            Step::CopyKey { guid, .. } => a.repo_mut(*guid).key = Part::Known(()),
+            Step::DropKey(guid) => {
+                let repo = a.repo_mut(*guid);
+                repo.key = Part::Absent;
+                if let Part::Known(Header::Luks { slots, .. }) = &mut repo.storage.header {
+                    slots.remove(&Header::KEY_SLOT);
+                }
+            }
+            Step::CleanFork(guid) => a.repo_mut(*guid).containers = Part::Known(BTreeMap::new()),
             Step::GrowFile { volume, size } => a.storage_mut(*volume).file = Part::Known(*size),
             Step::Attach(volume) | Step::GrowDevice(volume) => {
                 let storage = a.storage_mut(*volume);
                 storage.device = storage.file.clone();
             }
             Step::Mount(volume) => {
-                let storage = a.storage_mut(*volume);
-                if let Part::Known(size) = storage.device {
-                    storage.mount = Part::Known(Mount { size });
-                }
+                fill(a, *volume);
                 match volume {
                     Volume::Datastore => a.repositories.or_known(BTreeMap::new()),
                     Volume::Image(guid) => a.repo_mut(*guid).files.or_known(BTreeMap::new()),
                 }
             }
-            Step::GrowFs(volume) => {
-                let storage = a.storage_mut(*volume);
-                if let Part::Known(size) = storage.device {
-                    storage.mount = Part::Known(Mount { size });
-                }
-            }
+            Step::GrowFs(volume) => fill(a, *volume),
             Step::Unmount(volume) => {
                 a.storage_mut(*volume).mount = Part::Absent;
                 match volume {
@@ -106,6 +149,8 @@ impl Step {
             Step::Purge { guid, .. } => {
                 let repo = a.repo_mut(*guid);
                 repo.trash = Part::Absent;
+                repo.key = Part::Absent;
+                repo.storage.header = Part::Absent;
                 repo.slots = Part::Absent;
                 repo.files = Part::Absent;
                 repo.images = Part::Absent;
@@ -242,5 +287,14 @@ impl Step {
             Step::StopProxy => a.proxy = Part::Absent,
             Step::PublishRoutes(table) => a.published = Part::Known(table.clone()),
         }
+    }
+}
+
+/// The file system spans what carries it.
+fn fill(a: &mut Actual, volume: Volume) {
+    let storage = a.storage_mut(volume);
+    let size: Option<Size> = storage.top().ok().flatten();
+    if let Some(size) = size {
+        storage.mount = Part::Known(Mount { size });
     }
 }

@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::Step;
-use crate::model::{Actual, ContainerState, Health, Repository, RouteTable, Slots, Stop};
+use crate::model::{
+    Actual, ContainerState, Header, Health, Record, Repository, RouteTable, Slots, Stop,
+};
 
 impl Step {
     /// Whether the machine is already as this step would make it.
@@ -18,11 +20,34 @@ impl Step {
                 let storage = a.storage(*volume)?;
                 storage.device.get()?.is_some() && storage.device.get()? == storage.file.get()?
             }
+            Step::Fork { guid, .. } => a.repo(*guid, &absent)?.storage.file.get()?.is_some(),
+            Step::Thaw(guid) => a.repo(*guid, &absent)?.storage.frozen.get()?.is_none(),
+            Step::Open { guid, .. } => a.repo(*guid, &absent)?.storage.mapper.get()?.is_some(),
+            Step::GrowMapper(guid) => {
+                let storage = &a.repo(*guid, &absent)?.storage;
+                let is = storage.mapper.get()?.copied();
+                is.is_some() && is == storage.mapped()?
+            }
+            Step::Close(guid) => a.repo(*guid, &absent)?.storage.mapper.get()?.is_none(),
+            Step::EnrolKey { guid, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                repo.key.get()?.is_some() && repo.storage.header.get()?.is_some_and(Header::has_key)
+            }
+            Step::CopyKey { guid, .. } => a.repo(*guid, &absent)?.key.get()?.is_some(),
+            Step::DropKey(guid) => {
+                let repo = a.repo(*guid, &absent)?;
+                repo.key.get()?.is_none()
+                    && !repo.storage.header.get()?.is_some_and(Header::has_key)
+            }
+            Step::CleanFork(guid) => {
+                let record = a.repo(*guid, &absent)?.record.get()?;
+                !record.is_some_and(Record::is_uncleaned_fork)
+            }
             Step::Mount(volume) => a.storage(*volume)?.mount.get()?.is_some(),
             Step::GrowFs(volume) => {
                 let storage = a.storage(*volume)?;
                 let size = storage.mount.get()?.map(|mount| mount.size);
-                size.is_some() && size == storage.device.get()?.copied()
+                size.is_some() && size == storage.top()?
             }
             Step::Unmount(volume) => a.storage(*volume)?.mount.get()?.is_none(),
             Step::Detach(volume) => a.storage(*volume)?.device.get()?.is_none(),

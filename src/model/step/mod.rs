@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Actual, DataLossPermit, Guid, Name, NetworkId, Object, Owner, Patch, ProjectSpec, ProxySpec,
-    RouteRecord, RouteTable, Size, Slots, Volume,
+    RouteRecord, RouteTable, Seal, SecretRef, Size, Slots, Volume,
 };
 
 /// The smallest change of the machine after which observing tells truthfully
@@ -35,7 +35,19 @@ pub enum Step {
         size: Size,
         /// The file system's UUID.
         uuid: Uuid,
+        /// How it is encrypted, if it is.
+        seal: Option<Seal>,
     },
+    /// Makes an image as a copy of another, whose writers wait for less than a
+    /// second: under a temporary name, committed by rename.
+    Fork {
+        /// What is made.
+        guid: Guid,
+        /// The other.
+        from: Guid,
+    },
+    /// Lets the writers of a repository go on.
+    Thaw(Guid),
     /// Makes the file larger.
     GrowFile {
         /// Which.
@@ -47,14 +59,43 @@ pub enum Step {
     Attach(Volume),
     /// Lets the loop device see its file's size.
     GrowDevice(Volume),
+    /// Attaches an encrypted image and opens it, with the first of these that fits.
+    Open {
+        /// Which.
+        guid: Guid,
+        /// What may open it.
+        with: Vec<SecretRef>,
+    },
+    /// Lets the decrypted mapping fill its device.
+    GrowMapper(Guid),
+    /// Makes the key that opens it at boot.
+    EnrolKey {
+        /// Of which image.
+        guid: Guid,
+        /// What opens it now.
+        with: Vec<SecretRef>,
+    },
+    /// Takes over the key of the image that it was copied from.
+    CopyKey {
+        /// For which image.
+        guid: Guid,
+        /// The other.
+        from: Guid,
+    },
+    /// Destroys the key that opens it at boot, and its slot.
+    DropKey(Guid),
     /// Mounts the file system.
     Mount(Volume),
     /// Lets the file system fill its device.
     GrowFs(Volume),
     /// Unmounts it.
     Unmount(Volume),
+    /// Closes the decrypted mapping.
+    Close(Guid),
     /// Detaches the loop device.
     Detach(Volume),
+    /// Removes the containers that an image brought along from its parent.
+    CleanFork(Guid),
     /// Makes the datastore's subvolume and folders.
     LayOut,
     /// Notes that this datastore belongs to this machine.
@@ -202,6 +243,15 @@ impl Step {
                 | Patch::SuspendProject(project, _),
             ) => Object::Service(*guid, project.clone()),
             Step::Reserve { guid, .. }
+            | Step::Fork { guid, .. }
+            | Step::Thaw(guid)
+            | Step::Open { guid, .. }
+            | Step::GrowMapper(guid)
+            | Step::EnrolKey { guid, .. }
+            | Step::CopyKey { guid, .. }
+            | Step::DropKey(guid)
+            | Step::Close(guid)
+            | Step::CleanFork(guid)
             | Step::Record(guid, _)
             | Step::Trash(guid)
             | Step::Untrash(guid)
@@ -228,6 +278,14 @@ impl Step {
         match self {
             Step::RecordRoute { route, .. } => Some(route.repository),
             _ => self.object().repository(),
+        }
+    }
+
+    /// Another repository that must stay as it is meanwhile.
+    pub fn reads(&self) -> Option<Guid> {
+        match self {
+            Step::Fork { from, .. } | Step::CopyKey { from, .. } => Some(*from),
+            _ => None,
         }
     }
 
@@ -267,9 +325,13 @@ impl Step {
     /// are equal.
     pub fn timeless(&self) -> Step {
         let mut step = self.clone();
-        if let Step::Record(_, Patch::Delete(Some(stone))) = &mut step {
-            stone.due = Timestamp::UNIX_EPOCH;
-            stone.at = Timestamp::UNIX_EPOCH;
+        match &mut step {
+            Step::Record(_, Patch::Delete(Some(stone))) => {
+                stone.due = Timestamp::UNIX_EPOCH;
+                stone.at = Timestamp::UNIX_EPOCH;
+            }
+            Step::Record(_, Patch::Expire(at)) => *at = Timestamp::UNIX_EPOCH,
+            _ => {}
         }
         step
     }

@@ -1,5 +1,5 @@
 use super::Step;
-use crate::model::{Actual, Blocked, Guid, Name, Patch, Repository, Stop, Volume};
+use crate::model::{Actual, Blocked, Guid, Header, Name, Patch, Record, Repository, Stop, Volume};
 
 fn ready_if(condition: bool, what: &str) -> Result<(), Stop> {
     if condition {
@@ -73,10 +73,78 @@ impl Step {
                 a.storage(*volume)?.file.get()?.is_some(),
                 "there is no file",
             ),
-            Step::GrowDevice(volume) | Step::Mount(volume) => ready_if(
+            Step::GrowDevice(volume) => ready_if(
                 a.storage(*volume)?.device.get()?.is_some(),
                 "it is not attached",
             ),
+            Step::Mount(volume) => {
+                ready_if(a.storage(*volume)?.top()?.is_some(), "it is not attached")
+            }
+            Step::Fork { guid, from } => {
+                let repo = a.repo(*guid, &absent)?;
+                ready_if(repo.storage.file.get()?.is_none(), "the image is there")?;
+                ready_if(
+                    repo.storage.staging.get()?.is_none(),
+                    "a half-made image is there",
+                )?;
+                ready_if(repo.trash.get()?.is_none(), "its image is in the trash")?;
+                let record = repo.record.get()?.filter(|record| !record.created);
+                let lineage = record.and_then(|record| record.lineage.as_ref());
+                ready_if(
+                    lineage.is_some_and(|lineage| lineage.parent == *from),
+                    "no record asks for this copy",
+                )?;
+                let parent = a.repo(*from, &absent)?;
+                let live = parent.record.get()?.is_some_and(Record::is_live);
+                ready_if(live, "its parent is not there")?;
+                ready_if(
+                    parent.storage.file.get()?.is_some(),
+                    "its parent has no image",
+                )?;
+                ready_if(
+                    parent.storage.frozen.get()?.is_none(),
+                    "its parent is frozen",
+                )
+            }
+            Step::Thaw(_) => Ok(()),
+            Step::Open { guid, with } => {
+                let storage = &a.repo(*guid, &absent)?.storage;
+                ready_if(storage.file.get()?.is_some(), "there is no file")?;
+                ready_if(storage.is_sealed()?, "it is not encrypted")?;
+                ready_if(!with.is_empty(), "nothing opens it")
+            }
+            Step::GrowMapper(guid) => ready_if(
+                a.repo(*guid, &absent)?.storage.mapper.get()?.is_some(),
+                "it is not open",
+            ),
+            Step::Close(guid) => ready_if(
+                a.repo(*guid, &absent)?.storage.mount.get()?.is_none(),
+                "it is mounted",
+            ),
+            Step::EnrolKey { guid, with } => {
+                let storage = &a.repo(*guid, &absent)?.storage;
+                ready_if(storage.file.get()?.is_some(), "there is no file")?;
+                ready_if(storage.is_sealed()?, "it is not encrypted")?;
+                ready_if(!with.is_empty(), "nothing opens it")
+            }
+            Step::CopyKey { guid, from } => {
+                let repo = a.repo(*guid, &absent)?;
+                let header = repo.storage.header.get()?;
+                ready_if(header.is_some_and(Header::has_key), "it has no such slot")?;
+                ready_if(
+                    a.repo(*from, &absent)?.key.get()?.is_some(),
+                    "its parent has no key",
+                )
+            }
+            Step::DropKey(guid) => ready_if(
+                a.repo(*guid, &absent)?.storage.file.get()?.is_some(),
+                "there is no file",
+            ),
+            Step::CleanFork(guid) => {
+                let repo = a.repo(*guid, &absent)?;
+                ready_if(repo.storage.mount.get()?.is_some(), "it is not mounted")?;
+                ready_if(repo.daemon.get()?.is_none(), "its daemon is there")
+            }
             Step::GrowFs(volume) => ready_if(
                 a.storage(*volume)?.mount.get()?.is_some(),
                 "it is not mounted",
@@ -95,7 +163,9 @@ impl Step {
                 }
             },
             Step::Detach(volume) => {
-                ready_if(a.storage(*volume)?.mount.get()?.is_none(), "it is mounted")
+                let storage = a.storage(*volume)?;
+                ready_if(storage.mount.get()?.is_none(), "it is mounted")?;
+                ready_if(storage.mapper.get()?.is_none(), "it is open")
             }
             Step::LayOut | Step::NoteDatastore(_) | Step::ClaimMachine { .. } => ready_if(
                 a.datastore.storage.mount.get()?.is_some(),
@@ -122,6 +192,7 @@ impl Step {
                 ready_if(deleted, "it is not marked as deleted")?;
                 ready_if(repo.daemon.get()?.is_none(), "its daemon is there")?;
                 ready_if(repo.storage.mount.get()?.is_none(), "it is mounted")?;
+                ready_if(repo.storage.mapper.get()?.is_none(), "it is open")?;
                 ready_if(repo.storage.device.get()?.is_none(), "it is attached")?;
                 ready_if(
                     repo.trash.get()?.is_none(),
@@ -161,7 +232,22 @@ impl Step {
                     _ => None,
                 };
                 let taken = |name| names(a, *guid).any(|other| other == name);
-                ready_if(!name.is_some_and(taken), "the name is taken")
+                ready_if(!name.is_some_and(taken), "the name is taken")?;
+                if let Patch::Network(network) = patch {
+                    let all = a.repositories.get()?.into_iter().flatten();
+                    let mut others = all.filter(|(other, _)| *other != guid);
+                    let held = others.any(|(_, other)| {
+                        let record = other.record.known();
+                        record.and_then(Record::holds_network) == Some(*network)
+                    });
+                    ready_if(!held, "the network is taken")?;
+                    ready_if(repo.daemon.get()?.is_none(), "its daemon is there")?;
+                    ready_if(
+                        record.is_some_and(Record::is_uncleaned_fork),
+                        "it was up on its network",
+                    )?;
+                }
+                Ok(())
             }
             Step::MirrorSlots(guid, _) => ready_if(
                 a.repo(*guid, &absent)?.record.get()?.is_some(),
@@ -176,11 +262,15 @@ impl Step {
             Step::StartDaemon { guid, network } => {
                 let repo = a.repo(*guid, &absent)?;
                 ready_if(repo.storage.mount.get()?.is_some(), "it is not mounted")?;
+                let record = repo.record.get()?;
                 ready_if(
-                    repo.record
-                        .get()?
-                        .is_some_and(|record| record.network == *network),
+                    record.is_some_and(|record| record.network == *network),
                     "the network is not its own",
+                )?;
+                // A copied container may start before anybody could stop it.
+                ready_if(
+                    !record.is_some_and(Record::is_uncleaned_fork),
+                    "its parent's containers are in it",
                 )
             }
             Step::StopDaemon { guid, .. } => {

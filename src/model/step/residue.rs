@@ -1,15 +1,32 @@
 use std::collections::BTreeMap;
 
 use super::Step;
-use crate::model::{Actual, ContainerState, Daemon, Digest, Health, Part};
+use crate::model::{Actual, ContainerState, Daemon, Digest, Health, Part, Volume};
 
 impl Step {
     /// The states besides "before" and "after" in which a crash inside the step
     /// may leave the machine.
     pub fn residue(&self, before: &Actual) -> Vec<Actual> {
         let mut left = before.clone();
+        // EnrolKey writes the file first, DropKey the slot: one may be without
+        // the other.
+        if let Step::EnrolKey { guid, .. } | Step::DropKey(guid) = self {
+            left.repo_mut(*guid).key = Part::Known(());
+            return vec![left];
+        }
         match self {
             Step::Format { volume, .. } => left.storage_mut(*volume).staging = Part::Known(()),
+            Step::Fork { guid, from } => {
+                left.storage_mut(Volume::Image(*guid)).staging = Part::Known(());
+                let parent = left.storage_mut(Volume::Image(*from));
+                if parent.mount.known().is_some() {
+                    parent.frozen = Part::Known(());
+                }
+            }
+            Step::Open { guid, .. } => {
+                let storage = left.storage_mut(Volume::Image(*guid));
+                storage.device = storage.file.clone();
+            }
             // An attached device comes first, then the mount.
             Step::StartDaemon { guid, .. } => {
                 left.repo_mut(*guid).daemon = Part::Known(Daemon {

@@ -15,7 +15,19 @@ impl fmt::Display for Step {
             } => {
                 write!(f, "create datastore        {size}, btrfs")
             }
-            Step::Format { size, .. } => write!(f, "create image            {size}, ext4"),
+            Step::Format { size, seal, .. } => {
+                let sealed = if seal.is_some() { ", encrypted" } else { "" };
+                write!(f, "create image            {size}, ext4{sealed}")
+            }
+            Step::Fork { from, .. } => write!(f, "copy image              of {from}"),
+            Step::Thaw(_) => f.write_str("thaw"),
+            Step::Open { .. } => f.write_str("open"),
+            Step::GrowMapper(_) => f.write_str("grow mapping"),
+            Step::EnrolKey { .. } => f.write_str("make key for boot"),
+            Step::CopyKey { .. } => f.write_str("copy key for boot"),
+            Step::DropKey(_) => f.write_str("destroy key for boot"),
+            Step::Close(_) => f.write_str("close"),
+            Step::CleanFork(_) => f.write_str("clear copied containers"),
             Step::GrowFile { size, .. } => write!(f, "grow file               to {size}"),
             Step::Attach(_) => f.write_str("attach"),
             Step::GrowDevice(_) => f.write_str("grow device"),
@@ -31,6 +43,14 @@ impl fmt::Display for Step {
                 Patch::Claim(owner) => write!(f, "adopt                   for {}", owner.source),
                 Patch::Release => f.write_str("release                 unmanaged from now on"),
                 Patch::Rename(name) => write!(f, "rename                  to {name}"),
+                Patch::Fork(lineage) => {
+                    write!(f, "note parent             {}", lineage.parent)
+                }
+                Patch::Network(network) => write!(f, "note network            {network}"),
+                Patch::Cleaned => f.write_str("note cleared copy"),
+                Patch::Autostart(true) => f.write_str("start at boot"),
+                Patch::Autostart(false) => f.write_str("stay closed at boot"),
+                Patch::Expire(at) => write!(f, "note end                {at}"),
                 Patch::Created => f.write_str("note image"),
                 Patch::Policy(DeletionPolicy::Retain) => {
                     f.write_str("note policy             retain without a manifest")

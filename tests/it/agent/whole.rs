@@ -53,7 +53,7 @@ impl Lab {
 
     /// An agent that gets its machine from `open`: at first this one.
     fn opening(
-        open: impl Fn(Option<PathBuf>) -> Arc<SimHost> + Send + std::marker::Sync + 'static,
+        open: impl Fn(&Manifests) -> Arc<SimHost> + Send + std::marker::Sync + 'static,
         host: Arc<SimHost>,
         wanted: Manifests,
         policy: Policy,
@@ -73,7 +73,7 @@ impl Lab {
 
     /// One that reads what it is to do with `load`.
     fn reading(
-        open: impl Fn(Option<PathBuf>) -> Arc<SimHost> + Send + std::marker::Sync + 'static,
+        open: impl Fn(&Manifests) -> Arc<SimHost> + Send + std::marker::Sync + 'static,
         host: Arc<SimHost>,
         folder: Arc<Mutex<Manifests>>,
         load: impl Fn() -> Folder + Send + std::marker::Sync + 'static,
@@ -188,7 +188,7 @@ async fn l3_with_one_bad_manifest_among_100_the_others_converge_and_nothing_is_p
     let load = move || loader.lock().unwrap().load();
     let host = Arc::new(SimHost::new());
     let machine = host.clone();
-    let open = move |_| machine.clone();
+    let open = move |_: &Manifests| machine.clone();
     let lab = Lab::reading(open, host, Arc::default(), load, Policy::default());
     lab.until_well(99).await;
     let problems = lab.board.status().problems;
@@ -277,7 +277,7 @@ async fn l6_a_look_that_crashes_is_tried_again_ever_more_seldom() {
     let sick = Arc::new(AtomicBool::new(true));
     let (host, crashes) = (Arc::new(SimHost::new()), sick.clone());
     let machine = host.clone();
-    let open = move |_| match crashes.load(Ordering::Relaxed) {
+    let open = move |_: &Manifests| match crashes.load(Ordering::Relaxed) {
         true => resume_unwind(Box::new("no machine")),
         false => machine.clone(),
     };
@@ -299,7 +299,7 @@ async fn l6_a_look_that_crashes_is_tried_again_ever_more_seldom() {
 async fn the_backing_file_is_the_one_that_the_folder_names_now() {
     let (usual, other) = (Arc::new(SimHost::new()), Arc::new(SimHost::new()));
     let machines = (usual.clone(), other.clone());
-    let open = move |file: Option<PathBuf>| match file {
+    let open = move |manifests: &Manifests| match manifests.backing_file() {
         None => machines.0.clone(),
         Some(_) => machines.1.clone(),
     };

@@ -9,7 +9,9 @@ use renet::execute::{LocalLocks, Options, Report, Silent, run};
 use renet::host::linux::{LinuxHost, uninstall};
 use renet::host::sim::SimHost;
 use renet::host::{ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, Host, Scope, StepError};
-use renet::manifest::{Machine, MachineDatastore, Manifests, Proxy, Repository, Route, Service};
+use renet::manifest::{
+    Machine, MachineDatastore, Manifests, Origin, Proxy, Repository, Route, Service,
+};
 use renet::model::{
     Actual, Asked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Layout, Name, Owner,
     ProjectSpec, RunState, Size, Step, refines,
@@ -116,7 +118,9 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
     ]));
     let repository = Repository {
         name: name("shop"),
-        size: Size::mib(128),
+        size: Some(Size::mib(128)),
+        origin: Origin::Blank(None),
+        autostart: None,
         state,
         guid: None,
         network_id: None,

@@ -79,6 +79,10 @@ impl Lab {
         Some(lab)
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn desired(&self) -> PathBuf {
         self.root.join("etc/rediacc/desired")
     }

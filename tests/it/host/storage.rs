@@ -79,7 +79,13 @@ impl Machine {
 
     async fn open_datastore(&self) {
         let (volume, size, uuid) = (DATASTORE, Size::mib(400), self.uuid);
-        self.step(Step::Format { volume, size, uuid }).await;
+        self.step(Step::Format {
+            volume,
+            size,
+            uuid,
+            seal: None,
+        })
+        .await;
         self.step(Step::Attach(volume)).await;
         self.step(Step::Mount(volume)).await;
         self.step(Step::LayOut).await;
@@ -102,7 +108,13 @@ impl Machine {
         // What a crash while one was made leaves.
         fs::write(self.layout().new_image(guid()), "half-made").unwrap();
         self.step(Step::ClearStaging(volume)).await;
-        self.step(Step::Format { volume, size, uuid }).await;
+        self.step(Step::Format {
+            volume,
+            size,
+            uuid,
+            seal: None,
+        })
+        .await;
         self.step(Step::Record(guid(), Patch::Created)).await;
         self.step(Step::Attach(volume)).await;
         self.step(Step::Mount(volume)).await;
@@ -261,7 +273,14 @@ async fn a_file_is_attached_once_whoever_asks_how_often() {
         return;
     };
     let (volume, size, uuid) = (DATASTORE, Size::mib(200), machine.uuid);
-    machine.step(Step::Format { volume, size, uuid }).await;
+    machine
+        .step(Step::Format {
+            volume,
+            size,
+            uuid,
+            seal: None,
+        })
+        .await;
     let attach = Step::Attach(volume);
     let all = futures::future::join_all((0..4).map(|_| machine.perform(&attach))).await;
     assert!(all.iter().all(Result::is_ok), "{all:?}");

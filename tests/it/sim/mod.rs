@@ -2,6 +2,7 @@
 //! fault and a crash anywhere, `apply` converges or is blocked for a public
 //! reason, and the next run does nothing.
 
+mod copies;
 mod counterexamples;
 mod depends;
 mod histories;

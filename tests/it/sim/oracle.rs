@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use renet::host::sim::veil;
 use renet::model::{
-    Actual, Asked, Daemon, DeletionPolicy, Desired, Guid, Mount, NetworkId, Part, Patch, Record,
-    Repository, RepositorySpec, RunState, Size, Slots, Step, Volume,
+    Actual, Asked, Daemon, DeletionPolicy, Desired, Guid, Header, Mount, NetworkId, Origin, Part,
+    Patch, Pbkdf, Record, Repository, RepositorySpec, RunState, Seal, Size, Slots, Step, Volume,
 };
 use renet::plan::{Limits, Share, plan};
 
@@ -21,7 +21,7 @@ fn guid() -> Guid {
 }
 
 /// Every step that has to do with an image and its daemon.
-fn moves() -> Vec<Step> {
+fn moves(sealed: bool) -> Vec<Step> {
     let (guid, network) = (guid(), NetworkId::FIRST);
     let volume = Volume::Image(guid);
     vec![
@@ -30,7 +30,17 @@ fn moves() -> Vec<Step> {
             volume,
             size: LARGE,
             uuid: guid.as_uuid(),
+            seal: sealed.then(|| Seal {
+                passphrase: passphrase(),
+                pbkdf: Pbkdf::default(),
+            }),
         },
+        Step::Open {
+            guid,
+            with: vec![passphrase()],
+        },
+        Step::GrowMapper(guid),
+        Step::Close(guid),
         Step::Record(guid, Patch::Created),
         Step::GrowFile {
             volume,
@@ -53,9 +63,14 @@ fn is_goal(actual: &Actual, state: RunState) -> bool {
     let whole = storage.staging.is_absent()
         && storage.file.known().is_some_and(|size| *size >= LARGE)
         && repo.record.known().is_some_and(|record| record.created);
-    let closed = storage.device.is_absent() && storage.mount.is_absent() && repo.daemon.is_absent();
+    let closed = storage.device.is_absent()
+        && storage.mapper.is_absent()
+        && storage.mount.is_absent()
+        && repo.daemon.is_absent();
+    let sealed = storage.is_sealed() == Ok(true);
     let open = storage.device == storage.file
-        && storage.mount.known().map(|mount| mount.size) == storage.file.known().copied()
+        && (!sealed || storage.mapper.known().copied() == storage.mapped().unwrap())
+        && storage.mount.known().map(|mount| mount.size) == storage.top().unwrap()
         && repo.daemon
             == Part::Known(Daemon {
                 serving: true,
@@ -70,8 +85,8 @@ fn is_goal(actual: &Actual, state: RunState) -> bool {
 }
 
 /// How many steps the goal is away.
-fn distance(start: &Actual, state: RunState) -> usize {
-    let moves = moves();
+fn distance(start: &Actual, state: RunState, sealed: bool) -> usize {
+    let moves = moves(sealed);
     let mut seen: Vec<Actual> = vec![start.clone()];
     let mut queue = VecDeque::from([(start.clone(), 0)]);
     while let Some((here, steps)) = queue.pop_front() {
@@ -93,12 +108,18 @@ fn distance(start: &Actual, state: RunState) -> usize {
     panic!("no way leads to the goal");
 }
 
-fn desired(state: RunState) -> Desired {
+fn desired(state: RunState, sealed: bool) -> Desired {
     let spec = RepositorySpec {
         guid: guid(),
         name: name("r0"),
         network: NetworkId::FIRST,
         size: LARGE,
+        origin: Origin::Blank(sealed.then(|| Seal {
+            passphrase: passphrase(),
+            pbkdf: Pbkdf::default(),
+        })),
+        passphrase: sealed.then(passphrase),
+        autostart: None,
         state,
         policy: DeletionPolicy::Retain,
         protected: false,
@@ -122,11 +143,13 @@ fn desired(state: RunState) -> Desired {
 }
 
 /// Every state of an image and its daemon that the machine can be in.
-fn states() -> Vec<Actual> {
+fn states(sealed: bool) -> Vec<Actual> {
     let empty = {
         let lab = Lab::at_rest(&folder(0));
         lab.host.world().actual.clone()
     };
+    // What carries the file system.
+    let below = 2 + usize::from(sealed);
     let left = |serving, supervised| {
         Part::Known(Daemon {
             serving,
@@ -142,11 +165,15 @@ fn states() -> Vec<Actual> {
     let mut states = Vec::new();
     for created in [false, true] {
         for staging in [Part::Absent, Part::Known(())] {
-            for depth in 0..4 {
+            for depth in 0..=below + 1 {
                 for sizes in 0..8_u8 {
                     let size = |bit: u8| if sizes >> bit & 1 == 1 { LARGE } else { SMALL };
                     let (file, device, mount) = (size(0), size(1), size(2));
                     let stale = device <= file && mount <= device;
+                    let less = |size: Size| match sealed {
+                        true => Size::bytes(size.as_bytes() - Header::OFFSET.as_bytes()),
+                        false => size,
+                    };
                     let made = depth > 0 || !created;
                     if !stale || !made || depth > 1 && !created {
                         continue;
@@ -154,7 +181,7 @@ fn states() -> Vec<Actual> {
                     for daemon in &daemons {
                         // Nothing serves what is not mounted; of one something may be left.
                         let serves = daemon.known().is_some_and(|daemon| daemon.serving);
-                        if depth < 2 && !daemon.is_absent() || depth < 3 && serves {
+                        if depth < below && !daemon.is_absent() || depth <= below && serves {
                             continue;
                         }
                         let mut record = Record::new(name("r0"), NetworkId::FIRST);
@@ -169,12 +196,17 @@ fn states() -> Vec<Actual> {
                         repo.storage.staging = staging.clone();
                         if depth > 0 {
                             repo.storage.file = Part::Known(file);
+                            repo.storage.header = Part::Known(Header::new(sealed));
                         }
                         if depth > 1 {
                             repo.storage.device = Part::Known(device);
                         }
-                        if depth > 2 {
-                            repo.storage.mount = Part::Known(Mount { size: mount });
+                        if sealed && depth > 2 {
+                            repo.storage.mapper = Part::Known(less(device));
+                        }
+                        if depth > below {
+                            let size = less(mount);
+                            repo.storage.mount = Part::Known(Mount { size });
                         }
                         let mut actual = empty.clone();
                         *actual.repo_mut(guid()) = repo;
@@ -189,7 +221,13 @@ fn states() -> Vec<Actual> {
 
 #[test]
 fn the_scripts_way_to_the_goal_is_never_longer_than_a_searchs() {
-    let states = states();
+    for sealed in [false, true] {
+        never_longer(sealed);
+    }
+}
+
+fn never_longer(sealed: bool) {
+    let states = states(sealed);
     assert!(states.len() > 60, "{}", states.len());
     for start in &states {
         for state in [RunState::Running, RunState::Offline] {
@@ -200,7 +238,7 @@ fn the_scripts_way_to_the_goal_is_never_longer_than_a_searchs() {
                 let mut seen = world.clone();
                 veil(&mut seen);
                 let plan = plan(
-                    &desired(state),
+                    &desired(state, sealed),
                     &seen,
                     &Limits::NONE,
                     Share::Repository(guid()),
@@ -227,7 +265,7 @@ fn the_scripts_way_to_the_goal_is_never_longer_than_a_searchs() {
                 }
             }
             assert!(is_goal(&world, state), "{taken:?} from {start:#?}");
-            let least = distance(start, state);
+            let least = distance(start, state, sealed);
             assert!(
                 taken.len() <= least,
                 "{} steps, {least} would do: {taken:?} from {start:#?}",

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use renet::execute::{LocalLocks, Options, Report, Shown, Silent, Wave, look, run};
 use renet::host::sim::{Acting, Fault, SimHost, kind};
-use renet::manifest::{Machine, MachineDatastore, Manifests, MovedFrom, Proxy, Route, Service};
+use renet::manifest::{
+    ForkOf, Machine, MachineDatastore, Manifests, MovedFrom, Origin, Proxy, Route, Service,
+};
 use renet::model::{
     Act, Asked, Blocked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Gone, Guid,
-    Layout, Name, NetworkId, Object, Owner, Part, ProjectSpec, Prune, Record, RunState, Size,
-    Suspension, Tombstone,
+    Layout, Name, NetworkId, Object, Owner, Part, Pbkdf, ProjectSpec, Prune, Record, RunState,
+    Seal, SecretRef, Size, Suspension, Tombstone,
 };
 use renet::plan::GRACE;
 use renet::resolve::{Ids, Source};
@@ -50,6 +52,15 @@ pub struct Repo {
     pub protected: bool,
     pub moved_from: Option<MovedFrom>,
     pub guid: Option<Guid>,
+    pub sealed: bool,
+    pub autostart: Option<bool>,
+    /// The repository that this is a copy of, and for how many hours.
+    pub fork: Option<(u8, Option<i64>)>,
+}
+
+/// Where the passphrases of all are.
+pub fn passphrase() -> SecretRef {
+    SecretRef::File("/etc/rediacc/keys/all".into())
 }
 
 impl Repo {
@@ -65,6 +76,33 @@ impl Repo {
             protected: false,
             moved_from: None,
             guid: None,
+            sealed: false,
+            autostart: None,
+            fork: None,
+        }
+    }
+
+    pub fn sealed(mut self) -> Self {
+        self.sealed = true;
+        self
+    }
+
+    pub fn copy_of(mut self, parent: u8) -> Self {
+        self.fork = Some((parent, None));
+        self
+    }
+
+    fn origin(&self) -> Origin {
+        match self.fork {
+            Some((parent, hours)) => Origin::Fork(ForkOf {
+                repository: name(&format!("r{parent}")),
+                tag: None,
+                ttl: hours.map(SignedDuration::from_hours),
+            }),
+            None => Origin::Blank(self.sealed.then(|| Seal {
+                passphrase: passphrase(),
+                pbkdf: Pbkdf::default(),
+            })),
         }
     }
 
@@ -133,7 +171,9 @@ impl Folder {
                 repository.clone(),
                 renet::manifest::Repository {
                     name: repository.clone(),
-                    size: Size::mib(repo.size),
+                    size: Some(Size::mib(repo.size)),
+                    origin: repo.origin(),
+                    autostart: repo.autostart,
                     state: repo.state,
                     guid: repo.guid,
                     network_id: None,
@@ -202,7 +242,11 @@ thread_local! {
 impl Lab {
     pub fn new() -> Self {
         let host = SimHost::new();
-        host.world().actual.now = "2026-01-01T00:00:00Z".parse().unwrap();
+        {
+            let mut world = host.world();
+            world.actual.now = "2026-01-01T00:00:00Z".parse().unwrap();
+            world.actual.secrets = BTreeMap::from([(passphrase(), Part::Known(()))]);
+        }
         Self {
             host,
             layout: Layout::new("/").unwrap(),
@@ -399,6 +443,9 @@ impl Lab {
         let mut world = self.host.world();
         world.actual.machine = Part::Absent;
         for repo in world.repositories() {
+            if repo.record.known().is_some_and(Record::is_uncleaned_fork) {
+                repo.containers = Part::Absent;
+            }
             repo.record = Part::Absent;
             repo.mirror = Part::Absent;
         }

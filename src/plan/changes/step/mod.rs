@@ -27,6 +27,18 @@ pub(super) fn explain(
     };
     match step {
         Step::ClearStaging(_) => drift("half-made image", "left over", None),
+        Step::Thaw(_) => drift("writers", "frozen", None),
+        Step::Fork { from, .. } => Explained {
+            fields: vec![Field::new("forkOf", None, Some(desired.name(*from)))],
+            action: Some(Action::Create),
+            because: Some("it is new".to_owned()),
+            ..Explained::default()
+        },
+        Step::EnrolKey { .. } | Step::CopyKey { .. } => {
+            one("key for boot", None, Some("made".to_owned()))
+        }
+        Step::DropKey(_) => one("key for boot", Some("there".to_owned()), None),
+        Step::CleanFork(_) => Explained::default(),
         Step::Format { size, .. } => Explained {
             fields: vec![Field::new("size", None, Some(size.to_string()))],
             action: Some(Action::Create),
@@ -35,8 +47,11 @@ pub(super) fn explain(
         },
         Step::GrowFile { volume, size } => view.grow(*volume, size.to_string()),
         Step::GrowDevice(volume) | Step::GrowFs(volume) => view.finish_growth(*volume),
+        Step::GrowMapper(guid) => view.finish_growth(Volume::Image(*guid)),
         Step::Attach(volume) | Step::Mount(volume) => view.open(*volume),
+        Step::Open { guid, .. } => view.open(Volume::Image(*guid)),
         Step::Unmount(volume) | Step::Detach(volume) => view.close(*volume),
+        Step::Close(guid) => view.close(Volume::Image(*guid)),
         Step::LayOut if view.is_made(Volume::Datastore) => Explained::default(),
         Step::LayOut => drift("folders", "missing", Some("laid out")),
         Step::NoteDatastore(_) => Explained::default(),
@@ -223,8 +238,11 @@ impl View<'_> {
 
     /// Whether this plan makes the volume.
     fn is_made(&self, volume: Volume) -> bool {
-        let makes =
-            |step: &Step| matches!(step, Step::Format { volume: made, .. } if *made == volume);
+        let makes = |step: &Step| match step {
+            Step::Format { volume: made, .. } => *made == volume,
+            Step::Fork { guid, .. } => Volume::Image(*guid) == volume,
+            _ => false,
+        };
         self.plan.steps.iter().any(makes)
     }
 

@@ -46,6 +46,19 @@ impl View<'_> {
                 let was = record.filter(|_| !made).map(|record| word(record.policy));
                 one("deletionPolicy", was, Some(word(*policy)))
             }
+            Patch::Fork(lineage) => one("forkOf", None, Some(self.desired.name(lineage.parent))),
+            Patch::Network(network) => one(
+                "network",
+                record.map(|record| record.network.to_string()),
+                Some(network.to_string()),
+            ),
+            Patch::Autostart(autostart) => {
+                let was = record.filter(|_| !made);
+                let was = was.map(|record| record.autostart.to_string());
+                one("autostart", was, Some(autostart.to_string()))
+            }
+            Patch::Expire(at) => one("ends", None, Some(at.to_string())),
+            Patch::Cleaned => Explained::default(),
             Patch::Protect(protected) => {
                 let was = record
                     .filter(|_| !made)

@@ -1,0 +1,314 @@
+//! Secrets, read at the moment of use and wiped afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::libc;
+use zeroize::Zeroizing;
+
+use super::program::{Program, is_installed};
+use crate::host::StepError;
+use crate::model::{Layout, Part, SecretRef};
+
+/// Longer than any passphrase, in bytes; shorter than what would hurt.
+const LONGEST: u64 = 64 * 1024;
+/// The key for boot, in bytes.
+const KEY: usize = 256;
+
+/// A passphrase or a key. It prints nothing of itself, and is wiped when dropped.
+#[derive(Clone)]
+pub struct Passphrase(Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Passphrase {
+    /// One as it was typed or written: the line end that closes it does not count.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing is left.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        let mut bytes = Zeroizing::new(bytes);
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        match bytes.is_empty() {
+            true => Err("the passphrase is empty"),
+            false => Ok(Self(bytes)),
+        }
+    }
+
+    /// Whether another is the same.
+    pub fn is(&self, other: &Passphrase) -> bool {
+        *self.0 == *other.0
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &Zeroizing<Vec<u8>> {
+        &self.0
+    }
+
+    /// Reads one to its end.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read, is empty, or longer than any passphrase.
+    pub fn read(from: impl io::Read) -> io::Result<Self> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
+        from.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LONGEST {
+            return Err(io::Error::other("it is longer than any passphrase"));
+        }
+        Self::new(std::mem::take(&mut *bytes)).map_err(io::Error::other)
+    }
+}
+
+/// What may be asked for, and what was typed.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    asked: BTreeSet<SecretRef>,
+    typed: Option<Arc<Passphrase>>,
+}
+
+impl Secrets {
+    /// Those that manifests name.
+    pub fn asked(asked: BTreeSet<SecretRef>) -> Self {
+        Self { asked, typed: None }
+    }
+
+    /// The one that was typed.
+    pub fn typed(passphrase: Passphrase) -> Self {
+        Self::default().with_typed(passphrase)
+    }
+
+    /// The one that was typed, besides.
+    pub fn with_typed(self, passphrase: Passphrase) -> Self {
+        Self {
+            typed: Some(Arc::new(passphrase)),
+            ..self
+        }
+    }
+
+    /// Whether each is at hand; nothing is run or decrypted to find out.
+    pub(super) fn observe(&self, layout: &Layout) -> BTreeMap<SecretRef, Part<()>> {
+        let typed = self.typed.iter().map(|_| SecretRef::Typed);
+        let all = self.asked.iter().cloned().chain(typed);
+        all.map(|secret| (secret.clone(), at_hand(&secret, layout)))
+            .collect()
+    }
+
+    /// The secret itself.
+    pub(super) async fn read(
+        &self,
+        secret: &SecretRef,
+        layout: &Layout,
+    ) -> Result<Passphrase, StepError> {
+        let wrong = |why: &dyn fmt::Display| StepError::machine(format!("{secret}: {why}"));
+        let bytes = match secret {
+            SecretRef::Typed => {
+                let typed = self.typed.as_deref().cloned();
+                return typed.ok_or_else(|| wrong(&"nothing was typed"));
+            }
+            SecretRef::File(path) => return file(path).map_err(|error| wrong(&error)),
+            SecretRef::Key(guid) => {
+                let path = layout.key(*guid);
+                let key = fs::read(&path).map_err(|error| wrong(&error))?;
+                return Ok(Passphrase(Zeroizing::new(key)));
+            }
+            SecretRef::Credential(name) => {
+                let (path, sealed) =
+                    credential(name, layout).ok_or_else(|| wrong(&"there is none"))?;
+                if !sealed {
+                    return file(&path).map_err(|error| wrong(&error));
+                }
+                let decrypt = Program::new("systemd-creds").args(["decrypt", "--name", name]);
+                decrypt.arg(&path).arg("-").run().await?.stdout
+            }
+            SecretRef::Age(path) => {
+                let decrypt = Program::new("age").args(["--decrypt", "--identity"]);
+                let decrypt = decrypt.arg(layout.age_identity()).arg("--").arg(path);
+                decrypt.run().await?.stdout
+            }
+            SecretRef::Command(command) => {
+                let Some((program, args)) = command.split_first() else {
+                    return Err(wrong(&"it is empty"));
+                };
+                Program::new(program).args(args).run().await?.stdout
+            }
+        };
+        Passphrase::new(bytes).map_err(|why| wrong(&why))
+    }
+}
+
+/// Whether a secret is at hand.
+fn at_hand(secret: &SecretRef, layout: &Layout) -> Part<()> {
+    let there = |path: &Path| match open(path) {
+        Ok(_) => Part::Known(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
+        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
+    };
+    match secret {
+        SecretRef::Typed => Part::Known(()),
+        SecretRef::File(path) => there(path),
+        SecretRef::Key(guid) => there(&layout.key(*guid)),
+        SecretRef::Credential(name) => match credential(name, layout) {
+            Some((path, false)) => there(&path),
+            Some((_, true)) => Part::Known(()),
+            None => Part::Absent,
+        },
+        SecretRef::Age(path) => {
+            let identity = layout.age_identity();
+            if !is_installed("age") {
+                Part::Unknown("`age` is not installed".to_owned())
+            } else if !identity.exists() {
+                Part::Unknown(format!("{}: there is no identity", identity.display()))
+            } else if path.exists() {
+                Part::Known(())
+            } else {
+                Part::Absent
+            }
+        }
+        SecretRef::Command(_) => Part::Known(()),
+    }
+}
+
+/// A file that root alone can read.
+fn open(path: &Path) -> io::Result<File> {
+    const OTHERS: u32 = 0o077;
+    // A FIFO would wait for a writer.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if meta.mode() & OTHERS != 0 {
+        return Err(io::Error::other("others can read it: `chmod 600` it"));
+    }
+    Ok(file)
+}
+
+fn file(path: &Path) -> io::Result<Passphrase> {
+    Passphrase::read(open(path)?)
+}
+
+/// Where a systemd credential is, and whether it is encrypted.
+fn credential(name: &str, layout: &Layout) -> Option<(PathBuf, bool)> {
+    let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let given = given.map(|folder| (folder.join(name), false));
+    let stores = [("etc/credstore", false), ("etc/credstore.encrypted", true)];
+    let stores = stores.map(|(folder, sealed)| (layout.root().join(folder).join(name), sealed));
+    let mut all = given.into_iter().chain(stores);
+    all.find(|(path, _)| path.exists())
+}
+
+/// Whether there is a key for boot.
+pub(super) fn key(path: &Path) -> Part<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
+        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
+        Ok(_) => Part::Known(()),
+    }
+}
+
+/// Makes a random key for boot, for root alone.
+pub(super) fn make_key(path: &Path) -> io::Result<()> {
+    let mut key = Zeroizing::new(vec![0; KEY]);
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    write_key(path, &key)
+}
+
+/// Copies a key for boot.
+pub(super) fn copy_key(from: &Path, to: &Path) -> io::Result<()> {
+    let key = Zeroizing::new(fs::read(from)?);
+    write_key(to, &key)
+}
+
+fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(folder) = path.parent() {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(folder)?;
+    }
+    super::files::write_atomic(path, key, 0o600)
+}
+
+/// Overwrites a key for boot and removes it; none is fine. The datastore may keep
+/// the old bytes somewhere: what counts is the slot.
+pub(super) fn drop_key(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(mut file) => {
+            file.write_all(&[0; KEY])?;
+            file.sync_all()?;
+        }
+    }
+    fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn one_line_end_is_cut_and_every_other_byte_counts() {
+        let read = |text: &str| Passphrase::new(text.into()).map(|it| it.bytes().to_vec());
+        for (text, is) in [
+            ("a\n", "a"),
+            ("a\r\n", "a"),
+            ("a\n\n", "a\n"),
+            (" a ", " a "),
+        ] {
+            assert_eq!(read(text).unwrap(), is.as_bytes(), "{text:?}");
+        }
+        for empty in ["", "\n", "\r\n"] {
+            assert!(read(empty).is_err(), "{empty:?}");
+        }
+        assert!(Passphrase::read(io::repeat(b'x')).is_err());
+    }
+
+    #[test]
+    fn l62_a_passphrase_does_not_print_itself() {
+        let secret = Passphrase::new(b"canary".to_vec()).unwrap();
+        let secrets = Secrets::typed(secret);
+        assert!(!format!("{secrets:?}").contains("canary"));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_no_secret() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "pw\n").unwrap();
+        let layout = Layout::new("/tmp").unwrap();
+        let secret = SecretRef::File(file.path().to_owned());
+        let set = |mode| {
+            file.as_file()
+                .set_permissions(fs::Permissions::from_mode(mode))
+        };
+        set(0o644).unwrap();
+        let Part::Unknown(why) = at_hand(&secret, &layout) else {
+            panic!("taken for a secret");
+        };
+        assert!(why.contains("chmod 600"), "{why}");
+        set(0o600).unwrap();
+        assert_eq!(at_hand(&secret, &layout), Part::Known(()));
+        let missing = SecretRef::File("/nowhere/at/all".into());
+        assert_eq!(at_hand(&missing, &layout), Part::Absent);
+    }
+}
