@@ -372,15 +372,11 @@ fn apply_drift(lab: &Lab, which: u8, drift: Drift) {
             }
         }
         Drift::Umount => repo.storage.mount = Part::Absent,
-        Drift::CloseMapping => {
-            if repo.storage.mount.is_absent() {
-                repo.storage.mapper = Part::Absent;
-            }
+        Drift::CloseMapping if repo.storage.mount.is_absent() => {
+            repo.storage.mapper = Part::Absent;
         }
-        Drift::Frozen => {
-            if repo.storage.mount.known().is_some() {
-                repo.storage.frozen = Part::Known(());
-            }
+        Drift::Frozen if repo.storage.mount.known().is_some() => {
+            repo.storage.frozen = Part::Known(());
         }
         Drift::Key => repo.key = Part::Absent,
         Drift::Files => {
