@@ -67,7 +67,7 @@ apt_install() {
 }
 
 packages() {
-  local wanted=(btrfs-progs e2fsprogs util-linux iproute2 busybox-static curl unzip
+  local wanted=(btrfs-progs cryptsetup-bin e2fsprogs util-linux iproute2 busybox-static curl unzip
     ca-certificates procps) missing=() package
   # Docker's own packages do as well, and Debian's would remove them.
   installed docker-ce || wanted+=(docker.io containerd runc)

@@ -10,6 +10,7 @@ use crate::host::linux::secrets::Passphrase;
 
 /// Where a passphrase comes from.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Read the passphrase from standard input; one line end at its end is cut
     #[arg(long)]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::ext4;
 use super::program::Program;
 use super::secrets::Passphrase;
-use crate::host::StepError;
+use crate::host::{Done, StepError};
 use crate::model::{Guid, Header, Part, Pbkdf, Size};
 
 /// A key derivation that costs memory takes seconds on a small machine.
@@ -221,13 +221,14 @@ pub(super) fn is_wrong_passphrase(error: &StepError) -> bool {
 }
 
 /// Closes the mapping; none is fine.
-pub(super) async fn close(name: &str) -> Result<(), StepError> {
+pub(super) async fn close(name: &str) -> Result<Done, StepError> {
     let found = find(name).map_err(|error| StepError::machine(format!("/sys/block: {error}")))?;
-    if found.is_some() {
-        let close = Program::new("cryptsetup").args(["close", "--"]).arg(name);
-        close.run().await?;
+    if found.is_none() {
+        return Ok(Done::Already);
     }
-    Ok(())
+    let close = Program::new("cryptsetup").args(["close", "--"]).arg(name);
+    close.run().await?;
+    Ok(Done::Changed)
 }
 
 /// Lets the mapping fill its device.
@@ -273,7 +274,12 @@ mod tests {
 
     use super::*;
 
-    async fn image(pbkdf_args: &[&str]) -> tempfile::NamedTempFile {
+    /// An encrypted image; none where nothing can make one.
+    async fn image(pbkdf_args: &[&str]) -> Option<tempfile::NamedTempFile> {
+        if !super::super::program::is_installed("cryptsetup") {
+            println!("SKIP(cryptsetup): not installed; no LUKS2 header was read");
+            return None;
+        }
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(64 << 20).unwrap();
         let format = Program::new("cryptsetup")
@@ -282,13 +288,15 @@ mod tests {
             .args(pbkdf_args)
             .arg(file.path());
         let format = format.stdin(b"right".to_vec()).run().await;
-        format.expect("cryptsetup is installed");
-        file
+        format.unwrap();
+        Some(file)
     }
 
     #[tokio::test]
     async fn a_header_says_where_the_data_is_and_which_slots_are_used() {
-        let file = image(&["--offset", "32768"]).await;
+        let Some(file) = image(&["--offset", "32768"]).await else {
+            return;
+        };
         let slots = BTreeSet::from([0]);
         let offset = Header::OFFSET;
         assert_eq!(
@@ -309,7 +317,15 @@ mod tests {
 
     #[tokio::test]
     async fn l35_a_header_that_protects_nothing_gets_no_key() {
-        let file = image(&["--cipher", "cipher_null-ecb", "--key-size", "256"]).await;
+        let Some(file) = image(&[]).await else { return };
+        let mut bytes = vec![0; 64 * 1024];
+        file.as_file().read_exact_at(&mut bytes, 0).unwrap();
+        let (cipher, none) = (b"aes-xts-plain64", b"cipher_null-ecb");
+        let at = |bytes: &[u8]| bytes.windows(cipher.len()).position(|seen| seen == cipher);
+        while let Some(at) = at(&bytes) {
+            bytes[at..at + none.len()].copy_from_slice(none);
+        }
+        file.as_file().write_all_at(&bytes, 0).unwrap();
         let Part::Unknown(why) = header(file.path()) else {
             panic!("{:?}", header(file.path()));
         };
@@ -321,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_overwritten_header_is_known_by_its_second_or_not_at_all() {
-        let file = image(&[]).await;
+        let Some(file) = image(&[]).await else { return };
         file.as_file().write_all_at(&[0; 8192], 0).unwrap();
         assert!(matches!(
             header(file.path()),

@@ -551,8 +551,7 @@ fn carrier(place: &Place) -> Result<PathBuf, StepError> {
 
 /// Closes the mapping.
 pub(super) async fn close_mapping(guid: Guid) -> Result<Done, StepError> {
-    luks::close(&luks::name(guid)).await?;
-    Ok(Done::Changed)
+    luks::close(&luks::name(guid)).await
 }
 
 /// Lets the mapping fill its device.

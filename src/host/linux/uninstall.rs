@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::storage::{self, Place};
-use super::{LinuxHost, dockerd, loop_device, mount, records, traefik};
+use super::{LinuxHost, dockerd, freeze, loop_device, luks, mount, records, traefik};
 use crate::host::{Done, Host as _, Scope, StepError};
 use crate::model::{Guid, NetworkId, Volume};
 
@@ -40,6 +40,13 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     }
     let mut tally = Tally::default();
     tally.note("stopped the proxy", traefik::stop(layout).await);
+    // Who waits for a frozen file system cannot be stopped.
+    for guid in records::guids(layout).unwrap_or_default() {
+        if freeze::observe(layout, guid).known().is_some() {
+            let thawed = freeze::thaw_now(layout, guid);
+            tally.note(format!("let the writers of {guid} go on"), thawed);
+        }
+    }
     reopen(host, &mut tally);
     for (guid, network) in daemons(host).await {
         let what = format!("stopped the daemon of network {network}");
@@ -55,6 +62,12 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     }
     let below = mount::unmount_below(&point);
     tally.note("unmounted the repositories", below);
+    for guid in records::guids(layout).unwrap_or_default() {
+        for name in [luks::name(guid), luks::new_name(guid)] {
+            let closed = luks::close(&name).await;
+            tally.note(format!("closed {name}"), closed);
+        }
+    }
     for device in images {
         detach(&mut tally, &device).await;
     }

@@ -84,7 +84,11 @@ fn l38_l39_l40_a_running_repository_is_copied_whole_and_its_copy_is_nobodys_twin
     let shop = lab.guid("shop");
     let data = lab.put(&shop, "web/data/orders", 7);
     // One that would come back by itself.
-    let image = lab.docker(&["inspect", "-f", "{{.Config.Image}}", "web-web-1"]);
+    let network = lab.network_of("shop");
+    let image = lab.docker_of(
+        &network,
+        &["inspect", "-f", "{{.Config.Image}}", "web-web-1"],
+    );
     let image = image.unwrap();
     let stray = [
         "run",
@@ -97,7 +101,7 @@ fn l38_l39_l40_a_running_repository_is_copied_whole_and_its_copy_is_nobodys_twin
         "stray",
     ];
     let run = [&stray[..], &[image.trim(), "sleep", "1000"]].concat();
-    let stray = lab.docker(&run).unwrap();
+    let stray = lab.docker_of(&network, &run).unwrap();
     let before = lab.running();
 
     let counter = Counter::start(&lab.inside(&shop, "web/data/counter"));
@@ -140,7 +144,6 @@ fn l38_l39_l40_a_running_repository_is_copied_whole_and_its_copy_is_nobodys_twin
     assert!(check.as_ref().unwrap().status.success(), "{check:?}");
 
     // Under its parent's network: refused, and nothing is touched.
-    let network = lab.network_of("shop");
     let fingerprint = lab.fingerprint();
     let said = lab.expect(3, &["repository", "up", "copy", "--network-id", &network]);
     assert!(said.contains("in use by repository shop"), "{said}");
@@ -285,7 +288,8 @@ fn l39_a_killed_copy_leaves_no_writer_waiting() {
     guard.kill().unwrap();
     guard.wait().unwrap();
     assert!(marker.exists());
-    lab.mended("thaw");
+    lab.says(1, &["diff"], "frozen");
+    lab.expect(0, &["apply"]);
     assert!(!marker.exists());
     File::create(&path).unwrap().sync_all().unwrap();
     lab.uninstall();
