@@ -357,8 +357,9 @@ fn stranger(source: &Arc<Source>, documents: &[Node]) -> Problem {
 }
 
 fn text(root: &Root, path: &RelPath) -> Result<String, Refusal> {
-    let content = root.read(path, TEXT_LIMIT)?;
-    String::from_utf8(content.bytes)
+    let file = root.read(path, TEXT_LIMIT)?;
+    let text = str::from_utf8(file.bytes());
+    text.map(str::to_owned)
         .map_err(|_| Refusal::new("is not UTF-8 text", "write it as UTF-8"))
 }
 

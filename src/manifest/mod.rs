@@ -12,6 +12,7 @@
 mod check;
 mod compose;
 mod decode;
+mod digested;
 mod fields;
 mod hidden;
 mod load;
@@ -35,6 +36,7 @@ use crate::model::{
     RunState, Seal, SecretRef, Size,
 };
 
+pub use digested::Digested;
 pub use load::{Loader, load};
 pub use problem::Problem;
 pub use render::{Listed, Validation};
@@ -85,7 +87,10 @@ impl Manifests {
     }
 
     /// The projects of a repository, by name.
-    pub fn services_of<'a>(&'a self, repository: &'a Name) -> impl Iterator<Item = &'a Service> {
+    pub fn services_of<'a>(
+        &'a self,
+        repository: &'a Name,
+    ) -> impl Iterator<Item = &'a Digested<Service>> {
         // No name comes before this one.
         let first: Result<Name, _> = "0".parse();
         let from = first.ok().map(|first| (repository.clone(), first));
@@ -99,24 +104,21 @@ impl Manifests {
 
     /// The revision of each repository: its document and those of its projects.
     pub fn digests(&self) -> BTreeMap<Name, Digest> {
-        let mut texts: BTreeMap<&Name, String> = BTreeMap::new();
-        for (name, repository) in &self.repositories {
-            texts.insert(name, format!("{repository:?}"));
-        }
-        for ((repository, _), service) in &self.services {
-            let text = texts.entry(repository).or_default();
-            text.push_str(&format!("{service:?}"));
-        }
-        let digests = texts.into_iter();
-        digests
-            .map(|(name, text)| (name.clone(), Digest::of(text.as_bytes())))
-            .collect()
+        let of = |(name, repository): (&Name, &Digested<Repository>)| {
+            let services = self.services_of(name).map(Digested::digest);
+            let all = [repository.digest()].into_iter().chain(services);
+            (name.clone(), Digest::of_all(all))
+        };
+        self.repositories.iter().map(of).collect()
     }
 
     /// The revision: everything that is declared, whatever the files are called.
     pub fn digest(&self) -> Digest {
-        // File sets show their digests there.
-        Digest::of(format!("{self:?}").as_bytes())
+        let machine = self.machine.iter().map(Digested::digest);
+        let repositories = self.repositories.values().map(Digested::digest);
+        let services = self.services.values().map(Digested::digest);
+        let routes = self.routes.values().map(Digested::digest);
+        Digest::of_all(machine.chain(repositories).chain(services).chain(routes))
     }
 }
 
@@ -125,13 +127,13 @@ impl Manifests {
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
     /// The machine itself.
-    pub machine: Option<Machine>,
+    pub machine: Option<Digested<Machine>>,
     /// The repositories.
-    pub repositories: BTreeMap<Name, Repository>,
+    pub repositories: BTreeMap<Name, Digested<Repository>>,
     /// The projects, by repository and name.
-    pub services: BTreeMap<(Name, Name), Service>,
+    pub services: BTreeMap<(Name, Name), Digested<Service>>,
     /// The routes.
-    pub routes: BTreeMap<Name, Route>,
+    pub routes: BTreeMap<Name, Digested<Route>>,
 }
 
 /// Kind `Machine`.

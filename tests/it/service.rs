@@ -79,7 +79,7 @@ fn managed_files_come_from_a_file_a_folder_or_the_manifest() {
         .files
         .files()
         .iter()
-        .map(|(path, file)| (path.as_str(), &*file.bytes, file.executable))
+        .map(|(path, file)| (path.as_str(), file.bytes(), file.executable()))
         .collect();
     assert_eq!(
         found[1..],
