@@ -58,7 +58,7 @@ fn read(dir: &Path) -> Service {
     let folder = load(dir);
     assert_eq!(problems(&folder), Vec::<String>::new());
     let mut services = folder.manifests.services.into_iter();
-    services.next_back().unwrap().1
+    Service::clone(&services.next_back().unwrap().1)
 }
 
 #[test]
