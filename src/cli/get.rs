@@ -40,6 +40,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     };
     let session = Session::open(layout, &meant)?;
     let (listing, now) = look(&session, asked.as_ref()).await?;
+    session.check_whole()?;
     if !args.watch {
         output::print(args.output, &listing, || {
             text(&listing, now, output::width())

@@ -32,12 +32,12 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use crate::model::{
-    DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, NetworkId, RelPath,
+    DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, Named, NetworkId, RelPath,
     RunState, Seal, SecretRef, Size,
 };
 
 pub use digested::Digested;
-pub use load::{Loader, load};
+pub use load::{Loader, OneFile, load, load_file};
 pub use problem::Problem;
 pub use render::{Listed, Validation};
 
@@ -70,6 +70,31 @@ impl Folder {
 }
 
 impl Manifests {
+    /// Every object that is declared.
+    pub fn declared(&self) -> BTreeSet<Named> {
+        let machine = self.machine.iter();
+        let machine = machine.map(|machine| Named::Machine(machine.name.clone()));
+        let repositories = self.repositories.keys();
+        let repositories = repositories.map(|name| Named::Repository(name.to_string()));
+        let services = self.services.keys();
+        let services = services.map(|(of, name)| Named::Service(of.to_string(), name.clone()));
+        let routes = self.routes.keys().cloned().map(Named::Route);
+        let all = machine.chain(repositories).chain(services);
+        all.chain(routes).collect()
+    }
+
+    /// Keeps of everything what is named.
+    fn retain(&mut self, named: &BTreeSet<Named>) {
+        let is = |one: Named| named.contains(&one);
+        self.machine
+            .take_if(|machine| !is(Named::Machine(machine.name.clone())));
+        self.repositories
+            .retain(|name, _| is(Named::Repository(name.to_string())));
+        self.services
+            .retain(|(of, name), _| is(Named::Service(of.to_string(), name.clone())));
+        self.routes.retain(|name, _| is(Named::Route(name.clone())));
+    }
+
     /// The datastore's backing file, where a Machine names one.
     pub fn backing_file(&self) -> Option<PathBuf> {
         let datastore = self.machine.as_ref()?.datastore.as_ref()?;
