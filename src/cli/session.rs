@@ -104,7 +104,7 @@ impl Session {
             if folder.is_nothing() {
                 return Err(Failure::usage(text).into());
             }
-            anstream::eprintln!("{text}");
+            output::warn(&format!("{text}\n"));
         }
         let digest = meant.confirm.iter().find(|said| Digest::is_short(said));
         let prune = match (invalid && !emptied, meant.prune) {
@@ -230,7 +230,7 @@ impl Session {
             only: how.only,
         };
         let locks = FileLocks::new(self.layout.locks(), how.lock_wait, |lock, holder| {
-            anstream::eprintln!("waiting for the lock `{lock}`: {holder}");
+            output::warn(&format!("waiting for the lock `{lock}`: {holder}\n"));
         });
         let lines = Lines::new(how.quiet);
         let report = run(
@@ -287,7 +287,7 @@ impl Session {
         shown.plan.steps.retain(|step| mine(&step.object()));
         shown.plan.more.retain(mine);
         if shown.plan.in_sync() && shown.plan.more.is_empty() {
-            anstream::println!("{already}");
+            output::say(&format!("{already}\n"));
             return Ok(0);
         }
         let how = How {
@@ -298,7 +298,7 @@ impl Session {
         report.last.plan.blocked.retain(|object, _| mine(object));
         report.last.plan.steps.retain(|step| mine(&step.object()));
         if report.in_sync() {
-            anstream::println!("{done}");
+            output::say(&format!("{done}\n"));
         } else {
             self.say(&report);
         }

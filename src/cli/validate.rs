@@ -2,7 +2,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use super::given::Given;
-use super::output::{Format, print};
+use super::output::{Format, print, warn};
 use super::render;
 use crate::manifest;
 
@@ -39,7 +39,7 @@ pub fn run(args: &Args, default: &Path) -> anyhow::Result<u8> {
     let valid = folder.problems.is_empty();
     if !valid && args.output == Format::Text {
         let color = std::io::stderr().is_terminal();
-        anstream::eprint!("{}", folder.render(color, render::WIDTH));
+        warn(&folder.render(color, render::WIDTH));
     } else {
         print(args.output, &folder.validation(), || {
             folder.render(false, render::WIDTH)

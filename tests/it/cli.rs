@@ -255,7 +255,7 @@ fn a_file_is_validated_alone_with_what_it_brings_along() {
     place.says(
         2,
         &["validate", "-f", &path("web/readme.txt")],
-        "does not exist",
+        "no manifests found",
     );
     place.says(
         0,
