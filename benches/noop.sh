@@ -1,61 +1,151 @@
 #!/usr/bin/env bash
-# What nothing costs: `renet apply` of the whole of examples/shop, in sync, against
-# `docker compose up -d` of one unchanged project with one service that only sleeps.
-# Both on the same daemon, in turns. As root: benches/noop.sh [RUNS]
+# What nothing costs, in turns with `docker compose up -d` of projects that are as they
+# should be, each with one service that only sleeps: `renet apply` of the whole of
+# examples/shop against one project; then of 10 and 100 services against 10 projects,
+# and of 1,000 on a simulated machine. As root: benches/noop.sh [RUNS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 runs=${1:-20}
 port=18097
+in_repository=50 # a network has room for 61
 compose=/usr/local/libexec/renet/docker-compose
 [ "$(id -u)" = 0 ] || { echo "benches/noop.sh: must be run as root" >&2; exit 2; }
 deploy/tools.sh
 cargo build --quiet --locked --profile ci
 
-root=$(mktemp -d /tmp/rb-XXXXXX)
+root= times=$(mktemp -d)
 renet() { target/ci/renet --root "$root" "$@"; }
-trap 'renet uninstall >/dev/null || true; rm -rf -- "$root"' EXIT
+leave() {
+  [ -z "$root" ] || { renet uninstall >/dev/null || true; rm -rf -- "$root"; }
+  root=
+}
+trap 'leave; rm -rf -- "$times"' EXIT
 
-desired=$root/etc/rediacc/desired
-mkdir -p "$desired" "$root/bench"
-cp -r examples/shop/. "$desired"
-cp /usr/bin/busybox "$desired/image/busybox"
-sed -i "s/http: 8088/http: $port/" "$desired/shop.yaml"
-renet apply >/dev/null
-renet diff >/dev/null # exits with 1 where anything differs
+# A root of its own, with the images' contents.
+enter() {
+  root=$(mktemp -d /tmp/rb-XXXXXX) desired=$root/etc/rediacc/desired
+  mkdir -p "$desired"
+}
 
-sockets=("$root"/run/rediacc/docker-*.sock)
-export DOCKER_HOST=unix://${sockets[0]}
-image=$(docker images --format '{{.Repository}}:{{.Tag}}' | grep '^renet/' | head -n 1)
-cat >"$root/bench/docker-compose.yml" <<YAML
+settle() {
+  renet apply >/dev/null 2>&1
+  renet diff >/dev/null # exits with 1 where anything differs
+}
+
+# NUMBER projects beside renet's own, on one of its daemons.
+projects() {
+  local sockets=("$root"/run/rediacc/docker-*.sock) image name
+  export DOCKER_HOST=unix://${sockets[0]}
+  image=$(docker images --format '{{.Repository}}:{{.Tag}}' | grep '^renet/' | head -n 1)
+  for name in $(seq "$1"); do
+    mkdir -p "$root/bench/$name"
+    cat >"$root/bench/$name/docker-compose.yml" <<YAML
 services:
   one:
     image: $image
     network_mode: none
     entrypoint: ["/bin/busybox", "sleep", "100000"]
 YAML
-up() { "$compose" -p bench -f "$root/bench/docker-compose.yml" up -d; }
-up >/dev/null 2>&1
-trap '"$compose" -p bench -f "$root/bench/docker-compose.yml" down -t 0 >/dev/null 2>&1 || true
-  renet uninstall >/dev/null || true; rm -rf -- "$root"' EXIT
+  done
+  up "$1" >/dev/null 2>&1
+}
+up() {
+  local name
+  for name in $(seq "$1"); do
+    "$compose" -p "bench$name" -f "$root/bench/$name/docker-compose.yml" up -d
+  done
+}
 
-# Milliseconds of a command, its output thrown away.
+# NUMBER services, each a project of its own, in as few repositories as hold them.
+services() {
+  local number repository=
+  mkdir "$desired/image"
+  cp /usr/bin/busybox "$desired/image/busybox"
+  cp examples/shop/image/Dockerfile "$desired/image/Dockerfile"
+  printf 'apiVersion: renet/v1\nkind: Machine\nmetadata: { name: bench }\nspec: { datastore: { size: 4G } }\n' \
+    >"$desired/machine.yaml"
+  for number in $(seq 0 $(($1 - 1))); do
+    if [ $((number % in_repository)) = 0 ]; then
+      repository=r$number
+      cat >"$desired/$repository.yaml" <<YAML
+apiVersion: renet/v1
+kind: Repository
+metadata: { name: $repository }
+spec: { size: 1G, encryption: none }
+YAML
+    fi
+    cat >>"$desired/$repository.yaml" <<YAML
+---
+apiVersion: renet/v1
+kind: Service
+metadata: { name: s$number }
+spec:
+  repository: $repository
+  files: { image: { dir: image } }
+  compose:
+    inline: |
+      services:
+        s$number:
+          build: image
+          command: ["sleep", "100000"]
+          stop_grace_period: 0s
+YAML
+  done
+}
+
+# Milliseconds of a command, its output thrown away, into a file of that name.
 timed() {
-  local began=$EPOCHREALTIME ended
+  local name=$1 began=$EPOCHREALTIME ended
+  shift
   "$@" >/dev/null 2>&1
   ended=$EPOCHREALTIME
-  awk -v a="$began" -v b="$ended" 'BEGIN { printf "%.1f\n", (b - a) * 1000 }'
+  awk -v a="$began" -v b="$ended" 'BEGIN { printf "%.1f\n", (b - a) * 1000 }' >>"$times/$name"
 }
-for _ in $(seq "$runs"); do
-  timed renet apply >>"$root/apply"
-  timed renet diff >>"$root/diff"
-  timed up >>"$root/compose"
-done
+median() { sort -n "$times/$1" | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f", a / b }'; }
+product() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", a * b }'; }
 
-median() { sort -n "$root/$1" | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
+enter
+cp -r examples/shop/. "$desired"
+cp /usr/bin/busybox "$desired/image/busybox"
+sed -i "s/http: 8088/http: $port/" "$desired/shop.yaml"
+settle
+projects 1
+for _ in $(seq "$runs"); do
+  timed apply renet apply
+  timed diff renet diff
+  timed compose up 1
+done
+leave
 printf 'median of %s runs, no change\n' "$runs"
-printf '  renet apply, examples/shop whole   %7s ms\n' "$(median apply)"
-printf '  renet diff, examples/shop whole    %7s ms\n' "$(median diff)"
-printf '  docker compose up -d, one service  %7s ms\n' "$(median compose)"
-awk -v a="$(median apply)" -v c="$(median compose)" \
-  'BEGIN { printf "  apply / compose                    %7.2f\n", a / c }'
+printf '  renet apply, examples/shop whole   %9s ms\n' "$(median apply)"
+printf '  renet diff, examples/shop whole    %9s ms\n' "$(median diff)"
+printf '  docker compose up -d, one service  %9s ms\n' "$(median compose)"
+printf '  apply / compose                    %9s\n' "$(ratio "$(median apply)" "$(median compose)")"
+
+row='  %8s  %12s ms %-10s %12s ms %-24s %8s\n'
+printf '\n  %8s  %15s %-10s %15s %-24s %8s\n' services 'renet apply' '' 'compose up -d' 'as often' ratio
+for number in 10 100; do
+  enter
+  services "$number"
+  settle
+  projects 10
+  for _ in $(seq "$runs"); do
+    timed "apply$number" renet apply
+    timed "compose$number" up 10
+  done
+  leave
+  ten=$(median "compose$number")
+  case $number in
+    10) all=$ten how= ;;
+    *) all=$(product "$ten" $((number / 10))) how='extrapolated from 10' ;;
+  esac
+  mine=$(median "apply$number")
+  # shellcheck disable=SC2059
+  printf "$row" "$number" "$mine" '' "$all" "$how" "$(ratio "$mine" "$all")"
+done
+mine=$(cargo bench --quiet --locked --bench noop -- 1000 | awk '$1 == 1000 { print $2 }')
+all=$(product "$(median compose10)" 100)
+# shellcheck disable=SC2059
+printf "$row" 1000 "$mine" simulated "$all" 'extrapolated from 10' "$(ratio "$mine" "$all")"

@@ -21,11 +21,12 @@ async fn main() -> ExitCode {
                 .downcast_ref::<Failure>()
                 .map_or(3, |failure| failure.code);
             let text = format!("{error:#}");
-            if text.starts_with("error") {
-                anstream::eprintln!("{text}");
+            let error = if text.starts_with("error") {
+                ""
             } else {
-                anstream::eprintln!("error: {text}");
-            }
+                "error: "
+            };
+            cli::output::warn(&format!("{error}{text}\n"));
             ExitCode::from(code)
         }
     }

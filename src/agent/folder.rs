@@ -55,19 +55,17 @@ impl Changes {
     /// Every change is told only after everything is watched anew: what happens
     /// before is then read, what happens after raises an event.
     async fn next(&mut self) {
-        let changed = match &self.watch {
+        let changed = self.watch.is_some();
+        let mut armed = match self.watch.take() {
             Some(watch) => {
                 watch.changed().await;
-                true
+                self.settle(watch).await
             }
-            None => false,
+            None => self.arm().await,
         };
-        self.watch = None;
         let mut failures = 0_u32;
         loop {
-            let (arm, folder) = (self.arm, self.folder.clone());
-            let armed = tokio::task::spawn_blocking(move || arm(&folder)).await;
-            match armed.unwrap_or_else(|error| Err(notify::Error::generic(&error.to_string()))) {
+            match armed {
                 Ok(watch) => {
                     self.watch = Some(watch);
                     return;
@@ -82,7 +80,29 @@ impl Changes {
             }
             failures = failures.saturating_add(1);
             sleep(RETRY).await;
+            armed = self.arm().await;
         }
+    }
+
+    /// Waits until there was no change for a while, and watches everything anew in
+    /// the meantime.
+    async fn settle(&self, mut watch: Watch) -> notify::Result<Watch> {
+        let latest = Instant::now() + LATEST;
+        let soon = || latest.min(Instant::now() + QUIET / 2);
+        loop {
+            while Instant::now() < latest && watch.stirs(soon()).await {}
+            let quiet = soon();
+            watch = self.arm().await?;
+            if Instant::now() >= latest || !watch.stirs(quiet).await {
+                return Ok(watch);
+            }
+        }
+    }
+
+    async fn arm(&self) -> notify::Result<Watch> {
+        let (arm, folder) = (self.arm, self.folder.clone());
+        let armed = tokio::task::spawn_blocking(move || arm(&folder)).await;
+        armed.unwrap_or_else(|error| Err(notify::Error::generic(&error.to_string())))
     }
 }
 
@@ -115,7 +135,7 @@ impl Watch {
         Err(notify::Error::generic("the way to it keeps changing"))
     }
 
-    /// Waits for a change, and until there was none for a while.
+    /// Waits for a change.
     async fn changed(&self) {
         while timeout(WALK, self.stirred.notified()).await.is_err() {
             let folder = self.folder.clone();
@@ -124,13 +144,11 @@ impl Watch {
                 return;
             }
         }
-        let latest = Instant::now() + LATEST;
-        while Instant::now() < latest {
-            let quiet = latest.min(Instant::now() + QUIET);
-            if timeout_at(quiet, self.stirred.notified()).await.is_err() {
-                return;
-            }
-        }
+    }
+
+    /// Whether anything changes until then.
+    async fn stirs(&self, until: Instant) -> bool {
+        timeout_at(until, self.stirred.notified()).await.is_ok()
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::execute::{Lock, Locking, Mode, Report};
 use crate::host::Done;
-use crate::host::linux::files::{read_json, write_json};
+use crate::host::linux::files::{read_json, write_json_unsynced};
 use crate::model::{Blocked, Part};
 
 /// What runs came to: each distinct result once, with its count and times.
@@ -149,7 +149,7 @@ pub(super) async fn record(folder: &Path, locks: &impl Locking, passes: Vec<Pass
         // What cannot be read is no loss: it may be deleted at any time.
         let mut history = last_history(folder).known().cloned().unwrap_or_default();
         passes.into_iter().for_each(|pass| add(&mut history, pass));
-        anyhow::Ok(write_json(&folder.join(HISTORY), &history, 0o600)?)
+        anyhow::Ok(write_json_unsynced(&folder.join(HISTORY), &history, 0o600)?)
     };
     if let Err(error) = written.await {
         tracing::warn!(folder = %folder.display(), %error, "the history could not be written");

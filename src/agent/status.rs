@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::history::{Pass, record};
 use crate::execute::{Lock, Locking, Mode, Performed, Progress, Report, Wave};
 use crate::host::Done;
-use crate::host::linux::files::{append_line, read_json, write_json};
+use crate::host::linux::files::{append_line, read_json, write_json_unsynced};
 use crate::model::{Blocked, Desired, Object, Part, Step};
 use crate::resolve::Source;
 
@@ -294,7 +294,7 @@ pub async fn persist(board: &Board, folder: &Path, locks: &impl Locking) {
 async fn write(board: &Board, folder: &Path, locks: &impl Locking) {
     let (status, events) = board.take();
     let passes = std::mem::take(&mut board.state().passes);
-    let written = write_json(&folder.join(STATUS), &status, 0o600).and_then(|()| {
+    let written = write_json_unsynced(&folder.join(STATUS), &status, 0o600).and_then(|()| {
         let log = folder.join(EVENTS);
         events
             .iter()

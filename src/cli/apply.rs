@@ -17,7 +17,7 @@ pub struct Args {
     /// A plan that `diff --out` saved: refused when anything has changed since
     #[arg(value_name = "PLAN", conflicts_with_all = ["file", "prune", "take_over", "retry", "only"])]
     plan: Option<PathBuf>,
-    /// The folder of manifests
+    /// The folder of manifests, or one file of it: then the objects in that alone
     #[arg(short = 'f', long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Only show what would be done, with every step and its cause

@@ -8,7 +8,7 @@ use crate::model::Layout;
 /// Show what apply would change
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder of manifests
+    /// The folder of manifests, or one file of it: then the objects in that alone
     #[arg(short = 'f', long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Also what `apply --prune` would retire

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Failure;
 use super::listing::{AgentState, HealthState, Listing, Row, SyncState, agent_status, listing};
 use super::output::{self, Format, age, readable, revision};
+use super::render::style::{CHANGED, DIM, REMOVED, paint};
 use super::session::{Meant, Session};
 use crate::model::{Layout, suggest};
 
@@ -39,6 +40,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         ..Meant::default()
     };
     let session = Session::open(layout, &meant)?;
+    session.check_whole()?;
     let (listing, now) = look(&session, asked.as_ref()).await?;
     if !args.watch {
         output::print(args.output, &listing, || {
@@ -188,19 +190,19 @@ impl Row {
     fn cells(&self, now: Timestamp) -> [String; 6] {
         let none = || "-".to_owned();
         let sync = match self.sync {
-            SyncState::Synced => "Synced",
-            SyncState::OutOfSync => "OutOfSync",
-            SyncState::Progressing => "Progressing",
-            SyncState::Blocked => "Blocked",
-            SyncState::Failed => "Failed",
-            SyncState::Suspended => "Suspended",
-            SyncState::Expired => "Expired",
+            SyncState::Synced => "Synced".to_owned(),
+            SyncState::OutOfSync => paint(CHANGED, "OutOfSync"),
+            SyncState::Progressing => paint(CHANGED, "Progressing"),
+            SyncState::Blocked => paint(REMOVED, "Blocked"),
+            SyncState::Failed => paint(REMOVED, "Failed"),
+            SyncState::Suspended => paint(DIM, "Suspended"),
+            SyncState::Expired => paint(DIM, "Expired"),
         };
-        let health = self.health.map_or("-", |health| match health {
-            HealthState::Healthy => "Healthy",
-            HealthState::Progressing => "Progressing",
-            HealthState::Unknown => "Unknown",
-            HealthState::Degraded => "Degraded",
+        let health = self.health.map_or_else(none, |health| match health {
+            HealthState::Healthy => "Healthy".to_owned(),
+            HealthState::Progressing => paint(CHANGED, "Progressing"),
+            HealthState::Unknown => paint(DIM, "Unknown"),
+            HealthState::Degraded => paint(REMOVED, "Degraded"),
         });
         // What was tried matters where it is not what is there.
         let revisions = match (&self.applied, &self.attempted) {
@@ -220,8 +222,8 @@ impl Row {
         };
         [
             self.label(),
-            sync.to_owned(),
-            health.to_owned(),
+            sync,
+            health,
             revisions,
             self.since.map_or_else(none, |since| age(now, since)),
             message,
@@ -286,7 +288,8 @@ mod tests {
         let status = trial.told(&wave).status();
         let show = |wave: &Wave, width| {
             let listing = listing(wave, Some(&status), true);
-            fixed(&text(&listing, wave.actual.now, width), &trial)
+            let text = text(&listing, wave.actual.now, width);
+            fixed(&anstream::adapter::strip_str(&text).to_string(), &trial)
         };
         insta::assert_snapshot!("get_120", show(&wave, 120));
         insta::assert_snapshot!("get_80", show(&wave, 80));

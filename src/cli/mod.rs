@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod explain;
 mod get;
+mod given;
 mod history;
 mod interrupt;
 mod listing;

@@ -46,6 +46,11 @@ pub fn say(text: &str) {
     anstream::print!("{}", readable(text));
 }
 
+/// Prints text for people that is no result.
+pub fn warn(text: &str) {
+    anstream::eprint!("{}", readable(text));
+}
+
 /// The columns of the terminal; what is no terminal has as many as a line needs.
 pub fn width() -> usize {
     const NARROWEST: usize = 40;
@@ -80,6 +85,12 @@ pub fn readable_in(text: &str, variable: impl Fn(&str) -> Option<String>) -> Cow
     Cow::Owned(out)
 }
 
+/// How many columns a text takes; its styles take none.
+fn columns(text: &str) -> usize {
+    let parts = anstream::adapter::strip_str(text);
+    parts.map(|part| part.chars().count()).sum()
+}
+
 /// Rows beneath their header, as wide as their widest cell. The last cell is for
 /// sentences: one that does not fit beside the others goes below them.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]], width: usize) -> String {
@@ -96,7 +107,7 @@ pub fn widths<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> [usize
     let mut widths = header.map(str::len);
     for row in rows {
         for (widest, cell) in widths.iter_mut().zip(row) {
-            *widest = (*widest).max(cell.chars().count());
+            *widest = (*widest).max(columns(cell));
         }
     }
     widths
@@ -108,10 +119,11 @@ pub fn line<const N: usize>(row: &[String; N], widths: &[usize; N], width: usize
     let mut out = String::new();
     let cells = row.iter().zip(widths).take(N - 1);
     for (cell, column) in cells {
-        out.push_str(&format!("{cell:<column$}{GAP}"));
+        let gap = column.saturating_sub(columns(cell));
+        out.push_str(&format!("{cell}{:gap$}{GAP}", ""));
     }
     let last = &row[N - 1];
-    if out.chars().count() + last.chars().count() <= width {
+    if columns(&out) + columns(last) <= width {
         out.push_str(last);
         out.truncate(out.trim_end().len());
         out.push('\n');

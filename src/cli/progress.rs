@@ -12,8 +12,15 @@ use crate::model::{Desired, Step};
 pub struct Lines {
     /// Standard output is for the result alone.
     quiet: bool,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
     /// What goes on, by what is shown of it.
-    running: Mutex<BTreeMap<String, usize>>,
+    steps: BTreeMap<String, usize>,
+    /// How many columns are drawn of it.
+    drawn: usize,
 }
 
 impl Lines {
@@ -25,38 +32,43 @@ impl Lines {
         }
     }
 
-    fn draw(&self, change: impl FnOnce(&mut BTreeMap<String, usize>), line: Option<&str>) {
+    fn draw(&self, change: impl FnOnce(&mut Running), line: Option<&str>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut running);
         let mut out = std::io::stderr();
         let terminal = out.is_terminal();
-        if terminal {
-            let _ = write!(out, "\r\x1b[K");
+        if terminal && running.drawn > 0 {
+            // Blanks, not an escape sequence: every terminal knows them.
+            let _ = write!(out, "\r{:width$}\r", "", width = running.drawn);
+            running.drawn = 0;
         }
         match line {
-            Some(line) if self.quiet => anstream::eprintln!("{}", output::readable(line)),
+            Some(line) if self.quiet => output::warn(&format!("{line}\n")),
             Some(line) => output::say(&format!("{line}\n")),
             None => {}
         }
-        if terminal && !running.is_empty() {
+        if terminal && !running.steps.is_empty() {
             let room = output::width().min(render::WIDTH) - 6;
-            let names: Vec<&str> = running.keys().map(String::as_str).collect();
-            let line: String = names.join(", ").chars().take(room).collect();
-            let _ = write!(out, "  {} {line}", output::readable("…"));
+            let names: Vec<&str> = running.steps.keys().map(String::as_str).collect();
+            let names: String = names.join(", ").chars().take(room).collect();
+            let line = format!("  … {names}");
+            let line = output::readable(&line);
+            let _ = write!(out, "{line}");
             let _ = out.flush();
+            running.drawn = line.chars().count();
         }
     }
 
     /// Nothing goes on any more.
     pub fn end(&self) {
-        self.draw(BTreeMap::clear, None);
+        self.draw(|running| running.steps.clear(), None);
     }
 }
 
 impl Progress for Lines {
     fn begins(&self, desired: &Desired, step: &Step) {
         let what = render::short(desired, step);
-        self.draw(|running| *running.entry(what).or_default() += 1, None);
+        self.draw(|running| *running.steps.entry(what).or_default() += 1, None);
     }
 
     fn ended(&self, desired: &Desired, performed: &Performed) {
@@ -64,7 +76,7 @@ impl Progress for Lines {
         let line = render::performed(desired, performed);
         self.draw(
             |running| {
-                running.remove(&what);
+                running.steps.remove(&what);
             },
             Some(&line),
         );

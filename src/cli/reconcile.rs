@@ -1,5 +1,5 @@
 use super::session::{How, Meant, Session};
-use super::{Failure, named, need_root};
+use super::{Failure, named, need_root, output};
 use crate::agent::{Answer, Asked, ask};
 use crate::model::Layout;
 
@@ -71,17 +71,19 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
 /// What the agent answered.
 fn told(answer: &Answer) -> u8 {
     for busy in &answer.busy {
-        anstream::println!("busy: {busy}");
+        output::say(&format!("busy: {busy}\n"));
     }
     for one in &answer.blocked {
-        anstream::println!("blocked: {}: {}: {}", one.object, one.reason, one.message);
+        let (object, reason, message) = (&one.object, &one.reason, &one.message);
+        output::say(&format!("blocked: {object}: {reason}: {message}\n"));
     }
     let end = if answer.in_sync {
         "In sync"
     } else {
         "Not in sync"
     };
-    anstream::println!("The agent performed {} steps. {end}.", answer.steps);
+    let steps = answer.steps;
+    output::say(&format!("The agent performed {steps} steps. {end}.\n"));
     match (answer.interrupted, answer.busy.is_empty(), answer.in_sync) {
         (true, ..) => 143,
         (_, false, _) => 5,

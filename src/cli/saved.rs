@@ -43,6 +43,7 @@ const FORMAT: u32 = 1;
 impl SavedPlan {
     /// What was shown.
     pub fn of(session: &Session, meant: &Meant, changes: &Changes) -> anyhow::Result<Self> {
+        let asked = &session.source.asked;
         Ok(Self {
             format: FORMAT,
             made: Timestamp::now(),
@@ -51,7 +52,7 @@ impl SavedPlan {
             prune: meant.prune,
             take_over: meant.take_over,
             retry: meant.retry,
-            only: meant.only.iter().map(ToString::to_string).collect(),
+            only: asked.only.iter().map(ToString::to_string).collect(),
             ids: session.ids.drawn(),
             plan: serde_json::to_value(changes)?,
         })

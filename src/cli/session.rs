@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::given::Given;
 use super::interrupt::Interrupt;
 use super::progress::Lines;
 use super::render::Outcome;
@@ -14,7 +15,7 @@ use crate::agent::{self, last_status};
 use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
 use crate::host::linux::LinuxHost;
 use crate::host::linux::secrets::Secrets;
-use crate::manifest;
+use crate::manifest::{self, OneFile};
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest};
 use crate::plan::changes::Changes;
 use crate::resolve::{Drawn, Ids, Source};
@@ -47,6 +48,22 @@ pub struct Meant {
     pub ids: Option<Drawn>,
 }
 
+impl Meant {
+    /// What cannot be said of one file of a folder.
+    fn check_file(&self) -> Result<(), Failure> {
+        let wrong = match (self.prune, self.only.is_empty()) {
+            (true, _) => {
+                "`--prune` retires what a folder no longer declares, and -f names one file of it"
+            }
+            (_, false) => "-f names a file, which means the objects in it and needs no `--only`",
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(format!(
+            "{wrong}: leave that out, or name the folder"
+        )))
+    }
+}
+
 /// The objects that a command means.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Selection {
@@ -69,7 +86,17 @@ impl Session {
     pub fn open(layout: Layout, meant: &Meant) -> anyhow::Result<Self> {
         let began = Instant::now();
         need_root()?;
-        let folder = manifest::load(meant.file.as_deref().unwrap_or(&layout.desired()));
+        let (folder, only) = match meant.file.as_deref().map(Given::read).transpose()? {
+            None => (manifest::load(&layout.desired()), meant.only.clone()),
+            Some(Given::Folder(folder)) => (folder, meant.only.clone()),
+            Some(Given::File(one)) => {
+                meant.check_file()?;
+                if one.declares.is_empty() {
+                    return Err(nothing_in(one).into());
+                }
+                (one.folder, one.declares)
+            }
+        };
         let invalid = !folder.problems.is_empty();
         let emptied = folder.empty && meant.prune;
         if invalid && !emptied {
@@ -77,7 +104,7 @@ impl Session {
             if folder.is_nothing() {
                 return Err(Failure::usage(text).into());
             }
-            anstream::eprintln!("{text}");
+            output::warn(&format!("{text}\n"));
         }
         let digest = meant.confirm.iter().find(|said| Digest::is_short(said));
         let prune = match (invalid && !emptied, meant.prune) {
@@ -97,7 +124,7 @@ impl Session {
                 retry: meant.retry,
                 take_over: meant.take_over,
                 prune,
-                only: meant.only.clone(),
+                only,
             },
             acts: Default::default(),
         };
@@ -145,16 +172,18 @@ impl Session {
         look(&self.host, &self.source, &self.ids).await
     }
 
+    /// Refuses a file of a folder, where all of it is to be shown.
+    pub fn check_whole(&self) -> Result<(), Failure> {
+        match self.source.asked.only.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::usage("-f names a file here: name its folder")),
+        }
+    }
+
     /// Whether everything that was named is declared.
     pub fn check_selection(&self, wave: &Wave) -> Result<(), Failure> {
-        let manifests = &self.source.manifests;
-        let repositories = manifests.repositories.keys();
-        let repositories = repositories.map(|name| Named::Repository(name.to_string()));
-        let services = manifests.services.keys();
-        let services = services.map(|(of, name)| Named::Service(of.to_string(), name.clone()));
-        let routes = manifests.routes.keys().cloned().map(Named::Route);
-        let declared = repositories.chain(services).chain(routes);
-        let declared: BTreeSet<String> = declared.map(|named| named.to_string()).collect();
+        let declared = self.source.manifests.declared();
+        let declared: BTreeSet<String> = declared.iter().map(Named::to_string).collect();
         for named in &self.source.asked.only {
             // Also by guid.
             let guid = named
@@ -201,7 +230,7 @@ impl Session {
             only: how.only,
         };
         let locks = FileLocks::new(self.layout.locks(), how.lock_wait, |lock, holder| {
-            anstream::eprintln!("waiting for the lock `{lock}`: {holder}");
+            output::warn(&format!("waiting for the lock `{lock}`: {holder}\n"));
         });
         let lines = Lines::new(how.quiet);
         let report = run(
@@ -258,7 +287,7 @@ impl Session {
         shown.plan.steps.retain(|step| mine(&step.object()));
         shown.plan.more.retain(mine);
         if shown.plan.in_sync() && shown.plan.more.is_empty() {
-            anstream::println!("{already}");
+            output::say(&format!("{already}\n"));
             return Ok(0);
         }
         let how = How {
@@ -269,7 +298,7 @@ impl Session {
         report.last.plan.blocked.retain(|object, _| mine(object));
         report.last.plan.steps.retain(|step| mine(&step.object()));
         if report.in_sync() {
-            anstream::println!("{done}");
+            output::say(&format!("{done}\n"));
         } else {
             self.say(&report);
         }
@@ -297,6 +326,15 @@ impl Default for How {
             quiet: false,
         }
     }
+}
+
+/// Of a file that declares nothing which could be done.
+fn nothing_in(one: OneFile) -> Failure {
+    let alone = one.alone();
+    Failure::usage(match alone.problems.is_empty() {
+        true => "-f names a file that declares nothing: name another, or the folder".to_owned(),
+        false => alone.render(false, render::WIDTH).trim_end().to_owned(),
+    })
 }
 
 /// The folder is meant for a machine of another name.

@@ -110,6 +110,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         ..Meant::default()
     };
     let session = Session::open(layout, &meant)?;
+    session.check_whole()?;
     let wave = session.look().await;
     let (status, running) = agent_status(&session.layout).await;
     let listing = listing(&wave, status.as_ref(), running);

@@ -66,7 +66,11 @@ async fn act(
     let (said, project) = match named(object)? {
         Named::Repository(name) => (name, None),
         Named::Service(repository, name) => (repository, Some(name)),
-        Named::Route(_) => return Err(Failure::usage("a route cannot be suspended yet").into()),
+        Named::Route(_) | Named::Machine(_) => {
+            return Err(
+                Failure::usage("only repositories and services can be suspended yet").into(),
+            );
+        }
     };
     let session = Session::command(layout)?;
     let actual = records(&session).await;

@@ -1,7 +1,8 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use super::output::{Format, print};
+use super::given::Given;
+use super::output::{Format, print, warn};
 use super::render;
 use crate::manifest;
 
@@ -16,7 +17,7 @@ use crate::manifest;
 /// `message` and `cure`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder of manifests
+    /// The folder of manifests, or one file of it: then its mistakes alone
     #[arg(short = 'f', long, value_name = "PATH")]
     file: Option<PathBuf>,
     /// How to print the result
@@ -30,11 +31,15 @@ pub struct Args {
 ///
 /// Where the result cannot be printed: what is wrong with a folder is a result.
 pub fn run(args: &Args, default: &Path) -> anyhow::Result<u8> {
-    let folder = manifest::load(args.file.as_deref().unwrap_or(default));
+    let folder = match args.file.as_deref().map(Given::read).transpose()? {
+        None => manifest::load(default),
+        Some(Given::Folder(folder)) => folder,
+        Some(Given::File(one)) => one.alone(),
+    };
     let valid = folder.problems.is_empty();
     if !valid && args.output == Format::Text {
         let color = std::io::stderr().is_terminal();
-        anstream::eprint!("{}", folder.render(color, render::WIDTH));
+        warn(&folder.render(color, render::WIDTH));
     } else {
         print(args.output, &folder.validation(), || {
             folder.render(false, render::WIDTH)

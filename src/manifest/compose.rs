@@ -145,11 +145,11 @@ impl Gather<'_> {
             return;
         }
         let full = self.full_path(path);
-        let content = match self.root.read(&full, TEXT_LIMIT) {
-            Ok(content) => content,
+        let entry = match self.root.read(&full, TEXT_LIMIT) {
+            Ok(entry) => entry,
             Err(refusal) => return self.refuse(place, &format!("`{full}`"), &refusal),
         };
-        let Ok(text) = String::from_utf8(content.bytes) else {
+        let Ok(text) = str::from_utf8(entry.bytes()).map(str::to_owned) else {
             let refusal = Refusal::new("is not UTF-8 text", "write it as UTF-8");
             return self.refuse(place, &format!("`{full}`"), &refusal);
         };
@@ -160,10 +160,6 @@ impl Gather<'_> {
                 "choose another path, or remove it",
             );
         }
-        let entry = FileEntry {
-            bytes: text.as_bytes().into(),
-            executable: content.executable,
-        };
         self.put(path, Some(&full), entry, place);
         let file = self.root.shown(&full);
         let source = Source::new(file, text);
@@ -371,10 +367,7 @@ impl Gather<'_> {
             Content::File(from) => self.bring_file(from, path, place),
             Content::Folder(from) => self.bring_folder(Some(from), Some(path), place),
             Content::Inline(text) => {
-                let entry = FileEntry {
-                    bytes: text.as_bytes().into(),
-                    executable: false,
-                };
+                let entry = FileEntry::new(text.as_bytes().to_vec(), false);
                 if self.is_free(path, None, place) {
                     self.put(path, None, entry, place);
                 }
@@ -406,7 +399,7 @@ impl Gather<'_> {
     }
 
     fn put(&mut self, path: &RelPath, from: Option<&RelPath>, entry: FileEntry, place: &Place) {
-        self.bytes += entry.bytes.len();
+        self.bytes += entry.bytes().len();
         if self.bytes > PROJECT_LIMIT || self.files.len() >= FILES_LIMIT {
             self.full = true;
             return self.report.at(
@@ -481,18 +474,14 @@ impl Gather<'_> {
         if self.full || !self.is_free(path, Some(full), place) {
             return;
         }
-        let content = match self.root.read(full, FILE_LIMIT) {
-            Ok(content) => content,
+        let entry = match self.root.read(full, FILE_LIMIT) {
+            Ok(entry) => entry,
             Err(refusal) => return self.refuse(place, &format!("`{full}`"), &refusal),
         };
         // A manifest beside a context is none of its files.
-        if is_yaml(path) && std::str::from_utf8(&content.bytes).is_ok_and(claims) {
+        if is_yaml(path) && str::from_utf8(entry.bytes()).is_ok_and(claims) {
             return;
         }
-        let entry = FileEntry {
-            bytes: content.bytes.into(),
-            executable: content.executable,
-        };
         self.put(path, Some(full), entry, place);
     }
 

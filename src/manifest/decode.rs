@@ -9,7 +9,8 @@ use super::root::Root;
 use super::service::service;
 use super::tree::{Kind, Node, duplicates};
 use super::{
-    Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service, compose, variables,
+    Digested, Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service, compose,
+    variables,
 };
 use crate::model::{HostName, Name, RelPath, Size};
 
@@ -37,10 +38,10 @@ pub(super) struct Found {
 
 #[derive(Clone)]
 pub(super) enum Document {
-    Machine(Machine),
-    Repository(Repository),
-    Service(Service),
-    Route(Route),
+    Machine(Digested<Machine>),
+    Repository(Digested<Repository>),
+    Service(Digested<Service>),
+    Route(Digested<Route>),
 }
 
 impl Found {
@@ -172,15 +173,22 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     };
     let document = fields.required_map("spec", cure).and_then(|spec| {
         let document = match kind {
-            "Machine" => machine(&spec, found.name.as_ref()).map(Document::Machine),
+            "Machine" => machine(&spec, found.name.as_ref())
+                .map(Digested::from)
+                .map(Document::Machine),
             "Repository" => repository(&spec, &mut found, context)
                 .map(|repository| Repository {
                     moved_from,
                     ..repository
                 })
+                .map(Digested::from)
                 .map(Document::Repository),
-            "Service" => service(&spec, &mut found, context).map(Document::Service),
-            _ => route(&spec, &mut found).map(Document::Route),
+            "Service" => service(&spec, &mut found, context)
+                .map(Digested::from)
+                .map(Document::Service),
+            _ => route(&spec, &mut found)
+                .map(Digested::from)
+                .map(Document::Route),
         };
         spec.finish();
         document

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,11 +10,56 @@ use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT, Trace};
 use super::tree::{Node, parse};
 use super::variables::{Declared, Variables, declared};
 use super::{Folder, Manifests, check};
-use crate::model::RelPath;
+use crate::model::{Named, RelPath};
 
 /// Reads a folder of manifests. Runs no program, opens no connection.
 pub fn load(folder: &Path) -> Folder {
     Loader::new(folder).load()
+}
+
+/// What a folder says in one of its files.
+pub struct OneFile {
+    /// The whole folder.
+    pub folder: Folder,
+    /// What the file declares, of what has no problem.
+    pub declares: BTreeSet<Named>,
+    /// The files whose problems are the file's: itself, and what it brings along.
+    files: BTreeSet<PathBuf>,
+}
+
+/// Reads the folder that a manifest lies in; `None` where the folder has no such
+/// manifest.
+pub fn load_file(file: &Path) -> Option<OneFile> {
+    let above = file.parent().filter(|above| *above != Path::new(""));
+    let mut loader = Loader::new(above.unwrap_or(Path::new(".")));
+    let folder = loader.load();
+    let path: RelPath = file.file_name()?.to_str()?.parse().ok()?;
+    let unit = loader.units.get(&path)?;
+    let problems = unit.problems.iter().chain(&unit.stranger);
+    let mut files: BTreeSet<PathBuf> = problems.map(|problem| problem.file.clone()).collect();
+    files.insert(loader.folder.join(path.as_str()));
+    let documents = unit.found.iter().filter_map(|found| found.document.clone());
+    let mut declares = collect(documents).declared();
+    let all = folder.manifests.declared();
+    declares.retain(|named| all.contains(named));
+    Some(OneFile {
+        folder,
+        declares,
+        files,
+    })
+}
+
+impl OneFile {
+    /// The folder as if it held nothing else.
+    pub fn alone(self) -> Folder {
+        let mut folder = self.folder;
+        folder
+            .problems
+            .retain(|problem| self.files.contains(&problem.file));
+        folder.manifests.retain(&self.declares);
+        folder.files = 1;
+        folder
+    }
 }
 
 /// Reads a folder of manifests again and again, and of its files only those anew that
@@ -357,8 +402,9 @@ fn stranger(source: &Arc<Source>, documents: &[Node]) -> Problem {
 }
 
 fn text(root: &Root, path: &RelPath) -> Result<String, Refusal> {
-    let content = root.read(path, TEXT_LIMIT)?;
-    String::from_utf8(content.bytes)
+    let file = root.read(path, TEXT_LIMIT)?;
+    let text = str::from_utf8(file.bytes());
+    text.map(str::to_owned)
         .map_err(|_| Refusal::new("is not UTF-8 text", "write it as UTF-8"))
 }
 

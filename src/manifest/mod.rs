@@ -12,6 +12,7 @@
 mod check;
 mod compose;
 mod decode;
+mod digested;
 mod fields;
 mod hidden;
 mod load;
@@ -31,11 +32,12 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use crate::model::{
-    DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, NetworkId, RelPath,
+    DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, Named, NetworkId, RelPath,
     RunState, Seal, SecretRef, Size,
 };
 
-pub use load::{Loader, load};
+pub use digested::Digested;
+pub use load::{Loader, OneFile, load, load_file};
 pub use problem::Problem;
 pub use render::{Listed, Validation};
 
@@ -68,6 +70,31 @@ impl Folder {
 }
 
 impl Manifests {
+    /// Every object that is declared.
+    pub fn declared(&self) -> BTreeSet<Named> {
+        let machine = self.machine.iter();
+        let machine = machine.map(|machine| Named::Machine(machine.name.clone()));
+        let repositories = self.repositories.keys();
+        let repositories = repositories.map(|name| Named::Repository(name.to_string()));
+        let services = self.services.keys();
+        let services = services.map(|(of, name)| Named::Service(of.to_string(), name.clone()));
+        let routes = self.routes.keys().cloned().map(Named::Route);
+        let all = machine.chain(repositories).chain(services);
+        all.chain(routes).collect()
+    }
+
+    /// Keeps of everything what is named.
+    fn retain(&mut self, named: &BTreeSet<Named>) {
+        let is = |one: Named| named.contains(&one);
+        self.machine
+            .take_if(|machine| !is(Named::Machine(machine.name.clone())));
+        self.repositories
+            .retain(|name, _| is(Named::Repository(name.to_string())));
+        self.services
+            .retain(|(of, name), _| is(Named::Service(of.to_string(), name.clone())));
+        self.routes.retain(|name, _| is(Named::Route(name.clone())));
+    }
+
     /// The datastore's backing file, where a Machine names one.
     pub fn backing_file(&self) -> Option<PathBuf> {
         let datastore = self.machine.as_ref()?.datastore.as_ref()?;
@@ -85,7 +112,10 @@ impl Manifests {
     }
 
     /// The projects of a repository, by name.
-    pub fn services_of<'a>(&'a self, repository: &'a Name) -> impl Iterator<Item = &'a Service> {
+    pub fn services_of<'a>(
+        &'a self,
+        repository: &'a Name,
+    ) -> impl Iterator<Item = &'a Digested<Service>> {
         // No name comes before this one.
         let first: Result<Name, _> = "0".parse();
         let from = first.ok().map(|first| (repository.clone(), first));
@@ -99,24 +129,21 @@ impl Manifests {
 
     /// The revision of each repository: its document and those of its projects.
     pub fn digests(&self) -> BTreeMap<Name, Digest> {
-        let mut texts: BTreeMap<&Name, String> = BTreeMap::new();
-        for (name, repository) in &self.repositories {
-            texts.insert(name, format!("{repository:?}"));
-        }
-        for ((repository, _), service) in &self.services {
-            let text = texts.entry(repository).or_default();
-            text.push_str(&format!("{service:?}"));
-        }
-        let digests = texts.into_iter();
-        digests
-            .map(|(name, text)| (name.clone(), Digest::of(text.as_bytes())))
-            .collect()
+        let of = |(name, repository): (&Name, &Digested<Repository>)| {
+            let services = self.services_of(name).map(Digested::digest);
+            let all = [repository.digest()].into_iter().chain(services);
+            (name.clone(), Digest::of_all(all))
+        };
+        self.repositories.iter().map(of).collect()
     }
 
     /// The revision: everything that is declared, whatever the files are called.
     pub fn digest(&self) -> Digest {
-        // File sets show their digests there.
-        Digest::of(format!("{self:?}").as_bytes())
+        let machine = self.machine.iter().map(Digested::digest);
+        let repositories = self.repositories.values().map(Digested::digest);
+        let services = self.services.values().map(Digested::digest);
+        let routes = self.routes.values().map(Digested::digest);
+        Digest::of_all(machine.chain(repositories).chain(services).chain(routes))
     }
 }
 
@@ -125,13 +152,13 @@ impl Manifests {
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
     /// The machine itself.
-    pub machine: Option<Machine>,
+    pub machine: Option<Digested<Machine>>,
     /// The repositories.
-    pub repositories: BTreeMap<Name, Repository>,
+    pub repositories: BTreeMap<Name, Digested<Repository>>,
     /// The projects, by repository and name.
-    pub services: BTreeMap<(Name, Name), Service>,
+    pub services: BTreeMap<(Name, Name), Digested<Service>>,
     /// The routes.
-    pub routes: BTreeMap<Name, Route>,
+    pub routes: BTreeMap<Name, Digested<Route>>,
 }
 
 /// Kind `Machine`.

@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -10,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::problem::is_hostile;
-use crate::model::RelPath;
+use crate::model::{FileEntry, RelPath};
 
 /// The largest manifest or compose file.
 pub(super) const TEXT_LIMIT: usize = 1 << 20;
@@ -21,6 +22,8 @@ pub(super) struct Root {
     dir: File,
     given: PathBuf,
     trace: RefCell<Trace>,
+    /// What was read already: projects bring along the same files.
+    files: RefCell<HashMap<Stamp, FileEntry>>,
 }
 
 /// What lies in a folder.
@@ -38,12 +41,6 @@ pub(super) enum EntryKind {
     Other,
 }
 
-/// A file's bytes and whether it can be executed.
-pub(super) struct Content {
-    pub bytes: Vec<u8>,
-    pub executable: bool,
-}
-
 impl Root {
     /// Opens a folder, which may be a link itself.
     pub fn open(path: &Path, given: &Path) -> std::io::Result<Self> {
@@ -51,6 +48,7 @@ impl Root {
             dir: File::open(path)?,
             given: given.to_owned(),
             trace: RefCell::default(),
+            files: RefCell::default(),
         })
     }
 
@@ -66,7 +64,8 @@ impl Root {
 
     /// What lies at a path now; `None` is the folder itself.
     pub fn seen(&self, path: Option<&RelPath>) -> Seen {
-        self.open_at(path).and_then(|file| stamp(&file))
+        let file = self.open_at(path)?;
+        Ok(Stamp::of(&metadata(&file)?))
     }
 
     /// Opens what lies at a path only so far that it can be looked at: opening a
@@ -88,12 +87,14 @@ impl Root {
 
     /// What lies at a path, held fast: whatever takes its place later, this is it.
     fn hold(&self, path: Option<&RelPath>) -> Result<(File, Metadata), Refusal> {
-        let opened = self.open_at(path);
-        let seen = opened.as_ref().map_err(|error| *error).and_then(stamp);
+        let opened = self.open_at(path).and_then(|file| {
+            let meta = metadata(&file)?;
+            Ok((file, meta))
+        });
+        let seen = opened.as_ref().map(|(_, meta)| Stamp::of(meta));
+        let seen = seen.map_err(|error| *error);
         self.trace.borrow_mut().push((path.cloned(), seen));
-        let file = opened.map_err(Refusal::of)?;
-        let meta = file.metadata().map_err(Refusal::io)?;
-        Ok((file, meta))
+        opened.map_err(Refusal::of)
     }
 
     /// What kind of thing lies at a path.
@@ -103,7 +104,7 @@ impl Root {
     }
 
     /// Reads a regular file of at most `limit` bytes.
-    pub fn read(&self, path: &RelPath, limit: usize) -> Result<Content, Refusal> {
+    pub fn read(&self, path: &RelPath, limit: usize) -> Result<FileEntry, Refusal> {
         let (held, meta) = self.hold(Some(path))?;
         match kind_of(&meta.file_type()) {
             EntryKind::File => {}
@@ -120,6 +121,10 @@ impl Root {
         if meta.len() > limit as u64 {
             return Err(large());
         }
+        let stamp = Stamp::of(&meta);
+        if let Some(file) = self.files.borrow().get(&stamp) {
+            return Ok(file.clone());
+        }
         let file = File::open(itself(&held)).map_err(Refusal::io)?;
         let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
         // It may have grown.
@@ -129,10 +134,9 @@ impl Root {
         if bytes.len() > limit {
             return Err(large());
         }
-        Ok(Content {
-            bytes,
-            executable: meta.mode() & 0o111 != 0,
-        })
+        let file = FileEntry::new(bytes, meta.mode() & 0o111 != 0);
+        self.files.borrow_mut().insert(stamp, file.clone());
+        Ok(file)
     }
 
     /// What lies in a folder, by name; `None` is the folder itself.
@@ -171,7 +175,7 @@ pub(super) type Trace = Vec<(Option<RelPath>, Seen)>;
 pub(super) type Seen = Result<Stamp, Errno>;
 
 /// Tells a file or folder from what it was: any change of its content changes this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
@@ -182,6 +186,17 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            mode: meta.mode(),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
     /// Whether it may have been changed again after it was looked at, at `now`, so soon
     /// that the clock of the file system did not tell the two apart.
     pub fn is_racy(&self, now: SystemTime) -> bool {
@@ -193,18 +208,9 @@ impl Stamp {
     }
 }
 
-fn stamp(file: &File) -> Seen {
-    let meta = file
-        .metadata()
-        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
-    Ok(Stamp {
-        device: meta.dev(),
-        inode: meta.ino(),
-        mode: meta.mode(),
-        size: meta.size(),
-        modified: (meta.mtime(), meta.mtime_nsec()),
-        changed: (meta.ctime(), meta.ctime_nsec()),
-    })
+fn metadata(file: &File) -> Result<Metadata, Errno> {
+    let meta = file.metadata();
+    meta.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
 }
 
 fn kind_of(kind: &fs::FileType) -> EntryKind {

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Digest, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record, RelPath,
-    RouteRecord, SecretRef, Shared, Size, Slots, Storage,
+    Digest, FileEntry, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record,
+    RelPath, RouteRecord, SecretRef, Shared, Size, Slots, Storage,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -101,16 +101,27 @@ impl FileSeen {
     /// The longest text that a diff shows, in bytes.
     const LONGEST_TEXT: usize = 64 * 1024;
 
-    /// A file as it would be seen.
+    /// A file as it is seen.
     pub fn of(bytes: &[u8], executable: bool) -> Self {
+        Self::with(Digest::of(bytes), bytes, executable)
+    }
+
+    fn with(digest: Digest, bytes: &[u8], executable: bool) -> Self {
         let text = (bytes.len() <= Self::LONGEST_TEXT)
             .then(|| std::str::from_utf8(bytes).ok().map(Arc::from))
             .flatten();
         Self {
-            digest: Digest::of(bytes),
+            digest,
             executable,
             text,
         }
+    }
+}
+
+/// A file as it would be seen.
+impl From<&FileEntry> for FileSeen {
+    fn from(file: &FileEntry) -> Self {
+        Self::with(file.digest().clone(), file.bytes(), file.executable())
     }
 }
 

@@ -26,6 +26,11 @@ impl Digest {
         Self(hex(&hasher.finalize()).into())
     }
 
+    /// The digest of several digests.
+    pub fn of_all<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> Self {
+        Self::of_fields(digests.into_iter().map(|digest| digest.as_str().as_bytes()))
+    }
+
     /// A digest of the first digits alone, which a person can type.
     pub fn shortened(&self) -> Self {
         Self(self.short().into())

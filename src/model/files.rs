@@ -7,10 +7,35 @@ use super::{Digest, RelPath};
 /// A file that a manifest brings along.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FileEntry {
+    bytes: Arc<Vec<u8>>,
+    digest: Digest,
+    executable: bool,
+}
+
+impl FileEntry {
+    /// A file with its digest.
+    pub fn new(bytes: Vec<u8>, executable: bool) -> Self {
+        Self {
+            digest: Digest::of(&bytes),
+            bytes: bytes.into(),
+            executable,
+        }
+    }
+
     /// Its bytes.
-    pub bytes: Arc<[u8]>,
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The digest of its bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Whether its executable bit is set.
-    pub executable: bool,
+    pub fn executable(&self) -> bool {
+        self.executable
+    }
 }
 
 impl fmt::Debug for FileEntry {
@@ -32,14 +57,14 @@ impl FileSet {
         let digest = Self::digest_of(
             files
                 .iter()
-                .map(|(path, file)| (path, Digest::of(&file.bytes), file.executable)),
+                .map(|(path, file)| (path, &file.digest, file.executable)),
         );
         Self { files, digest }
     }
 
     /// The digest of a set, from the digests of its files in the order of their
     /// paths. What lies on the machine is measured by the same function.
-    pub fn digest_of<'a>(files: impl Iterator<Item = (&'a RelPath, Digest, bool)>) -> Digest {
+    pub fn digest_of<'a>(files: impl Iterator<Item = (&'a RelPath, &'a Digest, bool)>) -> Digest {
         let mut fields: Vec<Vec<u8>> = Vec::new();
         for (path, digest, executable) in files {
             fields.push(path.as_str().as_bytes().to_vec());

@@ -12,12 +12,14 @@ pub enum Named {
     Service(String, Name),
     /// `route/NAME`
     Route(Name),
+    /// `machine/NAME`
+    Machine(Name),
 }
 
 /// What is no [`Named`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{}` is none of repository/NAME, service/REPOSITORY/NAME, route/NAME",
+    "`{}` is none of repository/NAME, service/REPOSITORY/NAME, route/NAME, machine/NAME",
     .0.escape_debug()
 )]
 pub struct NotNamed(String);
@@ -27,7 +29,7 @@ impl Named {
     pub fn repository(&self) -> Option<&str> {
         match self {
             Self::Repository(name) | Self::Service(name, _) => Some(name),
-            Self::Route(_) => None,
+            Self::Route(_) | Self::Machine(_) => None,
         }
     }
 
@@ -53,6 +55,7 @@ impl FromStr for Named {
                 Ok(Self::Service((*repository).to_owned(), name))
             }
             ["route", name] => Ok(Self::Route(name.parse().map_err(|_| wrong())?)),
+            ["machine", name] => Ok(Self::Machine(name.parse().map_err(|_| wrong())?)),
             _ => Err(wrong()),
         }
     }
@@ -64,6 +67,7 @@ impl fmt::Display for Named {
             Self::Repository(name) => write!(f, "repository/{name}"),
             Self::Service(repository, name) => write!(f, "service/{repository}/{name}"),
             Self::Route(name) => write!(f, "route/{name}"),
+            Self::Machine(name) => write!(f, "machine/{name}"),
         }
     }
 }

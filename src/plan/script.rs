@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use super::retire::Retirement;
 use super::{Limits, Plan, Share};
 use crate::model::{
-    Actual, Blocked, Danger, Desired, Guid, MachineRecord, Object, Origin, Part, Patch, Record,
-    Repository, Shared, Step, Stop,
+    Actual, Blocked, Danger, Desired, Guid, MachineRecord, Name, Object, Origin, Part, Patch,
+    Record, Repository, RouteRecord, Shared, Step, Stop,
 };
 
 /// Plans a share of everything.
@@ -59,6 +59,7 @@ pub(super) struct Script<'a> {
 enum Saved {
     All(Box<Actual>),
     Repository(Guid, Option<Shared<Repository>>, Box<Part<MachineRecord>>),
+    Route(Name, Option<Box<RouteRecord>>),
 }
 
 impl Script<'_> {
@@ -198,6 +199,11 @@ impl Script<'_> {
     }
 
     fn save(&self, object: &Object) -> Saved {
+        if let Object::Route(name) = object {
+            let routes = self.scratch.routes.known();
+            let route = routes.and_then(|routes| routes.get(name));
+            return Saved::Route(name.clone(), route.cloned().map(Box::new));
+        }
         match object.repository() {
             Some(guid) => Saved::Repository(
                 guid,
@@ -215,6 +221,14 @@ impl Script<'_> {
     fn restore(&mut self, saved: Saved) {
         match saved {
             Saved::All(actual) => self.scratch = *actual,
+            Saved::Route(name, route) => {
+                if let Part::Known(all) = &mut self.scratch.routes {
+                    match route {
+                        Some(route) => all.insert(name, *route),
+                        None => all.remove(&name),
+                    };
+                }
+            }
             Saved::Repository(guid, repo, machine) => {
                 self.scratch.machine = *machine;
                 if let Part::Known(all) = &mut self.scratch.repositories {

@@ -76,9 +76,7 @@ impl Context<'_> {
         let files = self.files.files().iter().filter(|(path, _)| {
             base.is_none_or(|base| *path == base || path.strip_prefix(base).is_some())
         });
-        FileSet::digest_of(
-            files.map(|(path, file)| (path, Digest::of(&file.bytes), file.executable)),
-        )
+        FileSet::digest_of(files.map(|(path, file)| (path, file.digest(), file.executable())))
     }
 }
 

@@ -10,13 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hello");
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hello");
 
 /// A root of its own with nothing in it.
-struct Place(tempfile::TempDir);
+pub struct Place(pub tempfile::TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // Short: socket paths beneath it have to fit.
         Self(
             tempfile::Builder::new()
@@ -26,7 +26,7 @@ impl Place {
         )
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_renet"));
         command.env_clear().env("COLUMNS", "80").args(args);
         command.arg("--root").arg(self.0.path());
@@ -52,7 +52,7 @@ impl Place {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("SKIP(root): commands that look at the machine");
@@ -193,4 +193,138 @@ fn watching_prints_every_row_once_and_ends_when_interrupted() {
             .map_while(Result::ok)
             .all(|line| line.starts_with(' '))
     );
+}
+
+/// Two files of one folder, and a compose file beside them.
+fn two_files(place: &Place, broken: bool) -> PathBuf {
+    let folder = place.0.path().join("desired");
+    fs::create_dir_all(folder.join("web")).unwrap();
+    let repository = |name: &str, size: &str| {
+        format!(
+            "apiVersion: renet/v1\nkind: Repository\nmetadata: {{ name: {name} }}\n\
+             spec: {{ size: {size}, encryption: none }}\n"
+        )
+    };
+    let service = "---\napiVersion: renet/v1\nkind: Service\nmetadata: { name: web }\n\
+                   spec: { repository: one, compose: { file: web/docker-compose.yml } }\n";
+    let machine = "---\napiVersion: renet/v1\nkind: Machine\nmetadata: { name: m1 }\n\
+                   spec: { datastore: { size: 1G } }\n";
+    let image = if broken { "image: [a" } else { "image: a" };
+    let compose = format!("services: {{ web: {{ {image} }} }}\n");
+    let size = if broken { "little" } else { "64M" };
+    fs::write(folder.join("web/docker-compose.yml"), compose).unwrap();
+    fs::write(folder.join("one.yaml"), repository("one", "64M") + service).unwrap();
+    fs::write(folder.join("two.yaml"), repository("two", size) + machine).unwrap();
+    folder
+}
+
+#[test]
+fn a_file_is_validated_alone_with_what_it_brings_along() {
+    let place = Place::new();
+    let folder = two_files(&place, false);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let validate = |name: &str| {
+        let file = path(name);
+        let output = place.run(&["validate", "-f", &file, "-o", "json"]);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let count = |key: &str| said[key].as_u64().unwrap();
+        (output.status.code(), count("documents"), count("errors"))
+    };
+    assert_eq!(validate("one.yaml"), (Some(0), 2, 0));
+    two_files(&place, true);
+    assert_eq!(validate("one.yaml"), (Some(2), 1, 1));
+    place.says(
+        2,
+        &["validate", "-f", &path("one.yaml")],
+        "docker-compose.yml:1",
+    );
+    place.says(
+        2,
+        &["validate", "-f", &path("two.yaml")],
+        "1 error in 1 of 1 file",
+    );
+    two_files(&place, false);
+    fs::write(
+        folder.join("three.yaml"),
+        fs::read(path("two.yaml")).unwrap(),
+    )
+    .unwrap();
+    // What clashes is told of the second one.
+    assert_eq!(validate("three.yaml").2, 0);
+    assert_eq!(validate("two.yaml").2, 2);
+    place.says(
+        2,
+        &["validate", "-f", &path("web/readme.txt")],
+        "no manifests found",
+    );
+    place.says(
+        0,
+        &["validate", "-f", &path("web/docker-compose.yml")],
+        "0 documents",
+    );
+}
+
+#[test]
+fn what_has_no_folder_is_refused_with_a_cure() {
+    let place = Place::new();
+    let cure = "write it into a file there, and name that";
+    place.says(2, &["validate", "-f", "-"], cure);
+    if is_root() {
+        place.says(2, &["apply", "-f", "-"], cure);
+        place.says(2, &["diff", "-f", "-"], cure);
+    }
+    assert_eq!(place.entries(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_file_means_its_objects_alone_and_prunes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let folder = two_files(&place, false);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let objects = |args: &[&str]| {
+        let printed = fits(
+            "output/diff",
+            &place.run(&[args, &["-o", "json"]].concat()).stdout,
+        );
+        let all = printed["objects"].as_array().unwrap().iter();
+        let all = all.map(|one| one["object"].as_str().unwrap().to_owned());
+        all.collect::<Vec<_>>().join(" ")
+    };
+    let (one, two) = (path("one.yaml"), path("two.yaml"));
+    assert_eq!(
+        objects(&["diff", "-f", &one]),
+        objects(&["apply", "--dry-run", "-f", &one])
+    );
+    assert!(objects(&["diff", "-f", &folder.display().to_string()]).contains("repository/two"));
+    let of_one = objects(&["diff", "-f", &one]);
+    assert!(
+        of_one.contains("repository/one") && !of_one.contains("repository/two"),
+        "{of_one}"
+    );
+    let of_two = objects(&["diff", "-f", &two]);
+    assert!(
+        of_two.contains("repository/two") && !of_two.contains("repository/one"),
+        "{of_two}"
+    );
+    for command in ["diff", "apply"] {
+        place.says(2, &[command, "--prune", "-f", &one], "name the folder");
+        let only = ["--only", "repository/one"];
+        place.says(
+            2,
+            &[&[command, "-f", &one], &only[..]].concat(),
+            "needs no `--only`",
+        );
+        let compose = path("web/docker-compose.yml");
+        place.says(2, &[command, "-f", &compose], "declares nothing");
+    }
+    place.says(2, &["get", "-f", &one], "name its folder");
+
+    // The mistakes of others do not keep it back; its own are told.
+    fs::write(&two, "apiVersion: renet/v1\nkind: Repositroy\n").unwrap();
+    place.says(2, &["diff", "-f", &one], "repository/one");
+    place.says(2, &["diff", "-f", &two], "Repositroy");
+    assert!(!place.0.path().join("mnt").exists());
 }

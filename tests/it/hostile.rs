@@ -226,7 +226,7 @@ fn l4_nothing_is_read_through_a_link_that_is_swapped_in() {
                 for service in folder.manifests.services.values() {
                     assert_eq!(service.services, ["inside"]);
                     for file in service.files.files().values() {
-                        assert!(!file.bytes.windows(7).any(|part| part == b"outside"));
+                        assert!(!file.bytes().windows(7).any(|part| part == b"outside"));
                     }
                 }
             }

@@ -37,3 +37,4 @@ mod schema;
 mod service;
 mod sim;
 mod speak;
+mod terminal;

@@ -73,7 +73,7 @@ fn the_example_is_valid() {
     let name: Name = "hello".parse().unwrap();
     let machine = manifests.machine.unwrap();
     assert_eq!(machine.proxy.http, 8088);
-    assert_eq!(machine.datastore.unwrap().size, Size::mib(1024));
+    assert_eq!(machine.datastore.as_ref().unwrap().size, Size::mib(1024));
     assert_eq!(manifests.repositories[&name].state, RunState::Running);
     assert_eq!(manifests.routes[&name].service, "web");
     let service = manifests.services.values().next().unwrap();
@@ -309,7 +309,7 @@ fn what_a_project_names_comes_along() {
         .files
         .files()
         .iter()
-        .map(|(path, file)| format!("{path}{}", if file.executable { "*" } else { "" }))
+        .map(|(path, file)| format!("{path}{}", if file.executable() { "*" } else { "" }))
         .collect();
     assert_eq!(
         files,

@@ -58,7 +58,7 @@ fn read(dir: &Path) -> Service {
     let folder = load(dir);
     assert_eq!(problems(&folder), Vec::<String>::new());
     let mut services = folder.manifests.services.into_iter();
-    services.next_back().unwrap().1
+    Service::clone(&services.next_back().unwrap().1)
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn managed_files_come_from_a_file_a_folder_or_the_manifest() {
         .files
         .files()
         .iter()
-        .map(|(path, file)| (path.as_str(), &*file.bytes, file.executable))
+        .map(|(path, file)| (path.as_str(), file.bytes(), file.executable()))
         .collect();
     assert_eq!(
         found[1..],

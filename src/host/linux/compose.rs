@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::files::{is_gone, read_json, write_atomic, write_json};
+use super::files::{is_gone, read_json, write_atomic, write_json_unsynced};
 use super::program::{Output, Program};
 use super::{LinuxHost, containers, dockerd, tools};
 use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, StepError};
@@ -367,8 +367,8 @@ impl ComposeDoor for LinuxHost {
         let private = Private::make(&self.layout).map_err(|error| error.to_string())?;
         let folder = private.0.display().to_string();
         for (path, file) in input.files.files() {
-            let mode = if file.executable { 0o700 } else { 0o600 };
-            write_atomic(&private.0.join(path.as_str()), &file.bytes, mode)
+            let mode = if file.executable() { 0o700 } else { 0o600 };
+            write_atomic(&private.0.join(path.as_str()), file.bytes(), mode)
                 .map_err(|error| format!("{path}: {error}"))?;
         }
         let mut run = program(&self.layout).map_err(|error| error.to_string())?;
@@ -429,7 +429,7 @@ impl ComposeDoor for LinuxHost {
     fn remember(&self, key: &Digest, output: &ComposeOutput) {
         let path = self.layout.resolve().join(format!("{key}.json"));
         // Only a cache: without it the next run asks compose again.
-        if let Err(error) = write_json(&path, output, 0o600) {
+        if let Err(error) = write_json_unsynced(&path, output, 0o600) {
             tracing::debug!(path = %path.display(), %error, "could not keep a resolved file");
         }
     }

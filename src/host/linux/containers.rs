@@ -11,6 +11,7 @@ use bollard::models::{
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
 };
+use futures::StreamExt as _;
 
 use super::dockerd::{self, Silence};
 use super::supervisor;
@@ -21,6 +22,8 @@ use crate::model::{
 /// A supervised daemon that just died is back within this time.
 const RESTART: Duration = Duration::from_secs(3);
 const CALL: Duration = Duration::from_secs(3);
+/// How many containers a daemon is asked about at once.
+const CALLS: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
 /// A container without a check counts as well once it has run this long.
 const SETTLED: jiff::SignedDuration = jiff::SignedDuration::from_millis(500);
@@ -33,7 +36,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn closed(daemon: Part<Daemon>) -> Self {
+    /// Nothing serves.
+    pub(super) fn closed(daemon: Part<Daemon>) -> Self {
         Self {
             daemon,
             images: Part::Hidden,
@@ -110,9 +114,11 @@ async fn within<T>(
 type Projects = BTreeMap<Name, BTreeMap<String, Container>>;
 
 async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
-    let images = within(client.list_images(None::<ListImagesOptions>)).await?;
     let all = ListContainersOptionsBuilder::new().all(true).build();
-    let listed = within(client.list_containers(Some(all))).await?;
+    let (images, listed) = tokio::try_join!(
+        within(client.list_images(None::<ListImagesOptions>)),
+        within(client.list_containers(Some(all))),
+    )?;
     let ids: HashMap<&str, &str> = images
         .iter()
         .flat_map(|image: &ImageSummary| {
@@ -122,21 +128,22 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
                 .map(|tag| (tag.as_str(), image.id.as_str()))
         })
         .collect();
-    let mut projects = Projects::new();
-    for summary in &listed {
-        let none = HashMap::new();
-        let labels = summary.labels.as_ref().unwrap_or(&none);
+    let calls = listed.iter().filter_map(|summary| {
+        let labels = summary.labels.as_ref()?;
         let label = |name: &str| labels.get(name).map(String::as_str);
-        let project =
-            label("com.docker.compose.project").and_then(|name| name.parse::<Name>().ok());
-        let service = label("com.docker.compose.service");
-        let (Some(project), Some(service), Some(id)) = (project, service, &summary.id) else {
-            continue;
-        };
+        let project: Name = label("com.docker.compose.project")?.parse().ok()?;
+        let service = label("com.docker.compose.service")?;
         let hash = label("com.docker.compose.config-hash").unwrap_or_default();
-        let seen = match within(client.inspect_container(id, None::<InspectContainerOptions>)).await
-        {
+        let call =
+            client.inspect_container(summary.id.as_deref()?, None::<InspectContainerOptions>);
+        Some(async move { (project, service, hash, within(call).await) })
+    });
+    let mut inspected = futures::stream::iter(calls.collect::<Vec<_>>()).buffered(CALLS);
+    let mut projects = Projects::new();
+    while let Some((project, service, hash, seen)) = inspected.next().await {
+        let seen = match seen {
             Ok(seen) => seen,
+            // Removed since it was listed.
             Err(why) if why.contains("404") || why.contains("No such container") => continue,
             Err(why) => return Err(why),
         };
@@ -147,8 +154,9 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
             .insert(service.to_owned(), container);
     }
     let tags = images
-        .into_iter()
-        .flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests))
+        .iter()
+        .flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests))
+        .cloned()
         .collect();
     Ok((tags, projects))
 }

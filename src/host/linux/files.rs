@@ -46,9 +46,17 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
 /// temporary name (`.tmp-renet-…`) in the same folder, then renamed. The folders
 /// above it are made.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .ok_or_else(|| io::Error::other("a file needs a folder"))?;
+    replace(path, bytes, mode, File::sync_all)?;
+    sync_folder(above(path)?)
+}
+
+fn replace(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    settle: fn(&File) -> io::Result<()>,
+) -> io::Result<()> {
+    let folder = above(path)?;
     fs::create_dir_all(folder)?;
     sweep(folder)?;
     let mut file = tempfile::Builder::new()
@@ -59,9 +67,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The mode at creation went through the umask.
     file.as_file()
         .set_permissions(Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
+    settle(file.as_file())?;
     file.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+    Ok(())
+}
+
+fn above(path: &Path) -> io::Result<&Path> {
+    path.parent()
+        .ok_or_else(|| io::Error::other("a file needs a folder"))
 }
 
 /// Appends a line to a log; one that grew beyond `largest` bytes is kept once,
@@ -114,9 +127,19 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Part<T> {
 
 /// Writes a JSON file with [`write_atomic`].
 pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> io::Result<()> {
+    write_atomic(path, &json(value)?, mode)
+}
+
+/// Writes a JSON file that may be lost: nobody waits for the disk, and a power cut
+/// may leave it empty.
+pub fn write_json_unsynced(path: &Path, value: &impl Serialize, mode: u32) -> io::Result<()> {
+    replace(path, &json(value)?, mode, |_| Ok(()))
+}
+
+fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
-    write_atomic(path, &bytes, mode)
+    Ok(bytes)
 }
 
 #[cfg(test)]

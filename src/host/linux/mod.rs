@@ -92,18 +92,19 @@ impl LinuxHost {
 impl Host for LinuxHost {
     async fn observe(&self, scope: Scope) -> Actual {
         let host = self.clone();
-        let looked = blocking(move || {
+        let datastore = blocking(move || {
             if scope == Scope::All {
                 clear_rubbish(&host.layout);
             }
-            (datastore(&host), listeners::networks())
+            datastore(&host)
         });
         let layout = &self.layout;
-        let (looked, proxy) = tokio::join!(looked, traefik::observe(layout));
-        let (datastore, mut foreign_networks) = match looked {
-            Ok(seen) => seen,
-            Err(why) => (unseen(&why), Part::Unknown(why)),
-        };
+        // Before the records: who listens by then and has one, is in them.
+        let foreign = blocking(listeners::networks);
+        let (datastore, foreign, proxy) =
+            tokio::join!(datastore, foreign, traefik::observe(layout));
+        let datastore = datastore.unwrap_or_else(|why| unseen(&why));
+        let mut foreign_networks = foreign.unwrap_or_else(Part::Unknown);
         let (machine, repositories) = match behind(&datastore) {
             Part::Known(()) => (records::machine(layout), repositories(self, scope).await),
             Part::Absent => (Part::Absent, Part::Absent),
@@ -590,32 +591,34 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
 }
 
 async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repository {
-    let on = host.clone();
-    let mut seen = match blocking(move || closed(&on, guid)).await {
-        Ok(seen) => seen,
-        Err(why) => Repository {
-            record: Part::Unknown(why),
-            ..Repository::default()
-        },
+    let layout = host.layout.clone();
+    let first = move || {
+        let frozen = freeze::observe(&layout, guid);
+        (records::record(&layout, guid), frozen)
     };
-    let network = match &seen.record {
-        Part::Known(Record { network, .. }) => Some(*network),
-        // A record that was lost did not stop its daemon.
-        Part::Absent => {
-            seen.stray_network = stray;
-            stray
+    let (record, frozen) = blocking(first)
+        .await
+        .unwrap_or_else(|why| (Part::Unknown(why), Part::Absent));
+    let stray = stray.filter(|_| record.is_absent());
+    // A record that was lost did not stop its daemon.
+    let network = record.known().map(|record| record.network).or(stray);
+    let daemon = async {
+        match network {
+            // It may wait as everybody does.
+            _ if frozen.known().is_some() => containers::Seen::closed(Part::Hidden),
+            Some(network) => containers::observe(&host.layout, network).await,
+            None => containers::Seen::closed(Part::Absent),
         }
-        _ => None,
     };
-    (seen.daemon, seen.images, seen.containers) = match network {
-        // Its daemon may wait as everybody does.
-        _ if seen.storage.frozen.known().is_some() => (Part::Hidden, Part::Hidden, Part::Hidden),
-        Some(network) => {
-            let seen = containers::observe(&host.layout, network).await;
-            (seen.daemon, seen.images, seen.containers)
-        }
-        None => (Part::Absent, Part::Absent, Part::Absent),
-    };
+    let (on, before) = (host.clone(), frozen.clone());
+    let closed = blocking(move || closed(&on, guid, record, before));
+    let (closed, daemon) = tokio::join!(closed, daemon);
+    let mut seen = closed.unwrap_or_else(|why| Repository {
+        record: Part::Unknown(why),
+        ..Repository::default()
+    });
+    seen.stray_network = stray;
+    (seen.daemon, seen.images, seen.containers) = (daemon.daemon, daemon.images, daemon.containers);
     if seen.daemon.is_absent() {
         let behind = !seen.storage.file.is_absent() || !seen.trash.is_absent();
         seen.images = if behind { Part::Hidden } else { Part::Absent };
@@ -625,12 +628,11 @@ async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> R
 }
 
 /// Everything about a repository that needs no daemon.
-fn closed(host: &LinuxHost, guid: Guid) -> Repository {
+fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) -> Repository {
     let layout = &host.layout;
     let mut storage = storage::observe(&host.place(Volume::Image(guid)));
-    storage.frozen = freeze::observe(layout, guid);
+    storage.frozen = frozen;
     let trash = storage::file(&layout.trash(guid));
-    let record = records::record(layout, guid);
     let (slots, files) = match (&storage.mount, &storage.file) {
         // Who touches it waits until it is thawed.
         _ if storage.frozen.known().is_some() => (Part::Hidden, Part::Hidden),

@@ -104,7 +104,7 @@ fn seen(folder: Option<Beneath>, index: &Index) -> io::Result<FilesSeen> {
     }
     let each = files
         .iter()
-        .map(|(path, file)| (path, file.digest.clone(), file.executable));
+        .map(|(path, file)| (path, &file.digest, file.executable));
     Ok(FilesSeen {
         digest: FileSet::digest_of(each),
         files,
@@ -154,15 +154,17 @@ pub(super) fn write(layout: &Layout, guid: Guid, project: &ProjectSpec) -> Resul
         }
     }
     for (path, file) in project.files.files() {
-        let mode = if file.executable { 0o755 } else { 0o644 };
+        let mode = if file.executable() { 0o755 } else { 0o644 };
         let same = folder
             .read(path.as_str())
             .map_err(fail(path))?
-            .is_some_and(|found| found.bytes == *file.bytes && found.executable == file.executable);
+            .is_some_and(|found| {
+                found.bytes == file.bytes() && found.executable == file.executable()
+            });
         // A file that is in place stays: containers may have it mounted by its inode.
         if !same {
             folder
-                .write(path.as_str(), &file.bytes, mode)
+                .write(path.as_str(), file.bytes(), mode)
                 .map_err(fail(path))?;
         }
     }

@@ -23,8 +23,8 @@ impl ComposeDoor for SimHost {
             .get(&input.compose_file)
             .ok_or_else(|| format!("{}: no such file", input.compose_file))?;
         // Most simulated projects are written as JSON, which is read faster.
-        let mut config: Value = serde_json::from_slice(&file.bytes)
-            .or_else(|_| serde_yaml::from_slice(&file.bytes))
+        let mut config: Value = serde_json::from_slice(file.bytes())
+            .or_else(|_| serde_yaml::from_slice(file.bytes()))
             .map_err(|error| error.to_string())?;
         let place = format!("/mnt/rediacc/mounts/{}/{}", input.guid, input.project);
         let services = config["services"].as_object_mut().into_iter().flatten();

@@ -192,9 +192,7 @@ impl Step {
                         .files
                         .files()
                         .iter()
-                        .map(|(path, file)| {
-                            (path.clone(), FileSeen::of(&file.bytes, file.executable))
-                        })
+                        .map(|(path, file)| (path.clone(), FileSeen::from(file)))
                         .collect(),
                 };
                 let repo = a.repo_mut(*guid);

@@ -26,7 +26,7 @@ impl Causes {
         let files = project.files.files();
         let mut changed: Vec<&RelPath> = Vec::new();
         for (path, file) in files {
-            let after = FileSeen::of(&file.bytes, file.executable);
+            let after = FileSeen::from(file);
             let old = before.get(path);
             if old == Some(&after) {
                 continue;

@@ -101,10 +101,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         }}
     });
     let dockerfile = "FROM scratch\nCOPY busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\"]\n";
-    let file = |bytes: Vec<u8>, executable| FileEntry {
-        bytes: bytes.into(),
-        executable,
-    };
+    let file = FileEntry::new;
     let files = FileSet::new(BTreeMap::from([
         (
             "compose.yml".parse().unwrap(),
@@ -155,10 +152,10 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         variables: BTreeMap::new(),
     };
     Manifests {
-        machine: Some(machine),
-        repositories: BTreeMap::from([(name("shop"), repository)]),
-        services: BTreeMap::from([((name("shop"), name("front")), service)]),
-        routes: BTreeMap::from([(name("shop"), route)]),
+        machine: Some(machine.into()),
+        repositories: BTreeMap::from([(name("shop"), repository.into())]),
+        services: BTreeMap::from([((name("shop"), name("front")), service.into())]),
+        routes: BTreeMap::from([(name("shop"), route.into())]),
     }
 }
 

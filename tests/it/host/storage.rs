@@ -183,10 +183,7 @@ fn name(text: &str) -> Name {
 
 fn project(files: &[(&str, &str, bool)]) -> Arc<ProjectSpec> {
     let files = files.iter().map(|(path, text, executable)| {
-        let entry = FileEntry {
-            bytes: Arc::from(text.as_bytes()),
-            executable: *executable,
-        };
+        let entry = FileEntry::new(text.as_bytes().to_vec(), *executable);
         (path.parse().unwrap(), entry)
     });
     let files = Arc::new(FileSet::new(files.collect()));

@@ -162,7 +162,7 @@ impl Folder {
             variables: BTreeMap::new(),
         });
         let mut manifests = Manifests {
-            machine,
+            machine: machine.map(Into::into),
             ..Manifests::default()
         };
         for (id, repo) in &self.repositories {
@@ -180,7 +180,8 @@ impl Folder {
                     deletion_policy: repo.policy,
                     protected: repo.protected,
                     moved_from: repo.moved_from.clone(),
-                },
+                }
+                .into(),
             );
             for (id, revision) in &repo.projects {
                 let (service, project) = (format!("s{id}"), name(&format!("p{id}")));
@@ -195,7 +196,8 @@ impl Folder {
                         environment: Environment::default(),
                         depends_on: repo.depends_on(*id),
                         healthy_within: ProjectSpec::HEALTHY_WITHIN,
-                    },
+                    }
+                    .into(),
                 );
                 if repo.route {
                     let route = name(&format!("{repository}-{project}"));
@@ -207,7 +209,8 @@ impl Folder {
                             repository: repository.clone(),
                             service,
                             port: 80,
-                        },
+                        }
+                        .into(),
                     );
                 }
             }
@@ -218,10 +221,7 @@ impl Folder {
 
 fn compose_file(service: &str, revision: u8) -> Arc<FileSet> {
     let text = format!(r#"{{"services": {{"{service}": {{"image": "i:{revision}"}}}}}}"#);
-    let file = FileEntry {
-        bytes: text.into_bytes().into(),
-        executable: false,
-    };
+    let file = FileEntry::new(text.into_bytes(), false);
     Arc::new(FileSet::new(BTreeMap::from([(
         "compose.yml".parse().unwrap(),
         file,

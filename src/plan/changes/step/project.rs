@@ -42,7 +42,7 @@ impl View<'_> {
             .files
             .files()
             .iter()
-            .map(|(path, file)| (path.clone(), FileSeen::of(&file.bytes, file.executable)))
+            .map(|(path, file)| (path.clone(), FileSeen::from(file)))
             .collect();
         let files = self.files(guid, &project.name, &after);
         let changed: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
