@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Origin;
 use super::decode::{Document, Found};
 use super::fields::{listed, near};
 use super::problem::{Place, Report};
 use super::service;
-use super::{Origin, Repository};
 use crate::model::Name;
 
 /// Compares the documents with each other and says which of them cannot stand. Where a
@@ -145,11 +145,10 @@ fn circles(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
     let parents: BTreeMap<&Name, &Name> = all
         .iter()
         .filter_map(|found| match &found.document {
-            Some(Document::Repository(Repository {
-                name,
-                origin: Origin::Fork(fork),
-                ..
-            })) => Some((name, &fork.repository)),
+            Some(Document::Repository(repository)) => match &repository.origin {
+                Origin::Fork(fork) => Some((&repository.name, &fork.repository)),
+                Origin::Blank(_) => None,
+            },
             _ => None,
         })
         .collect();

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ids;
-use crate::manifest::{self, MovedFrom};
+use crate::manifest::{self, Digested, MovedFrom};
 use crate::model::{
     Actual, Blocked, Gone, Guid, Lineage, Name, NetworkId, Origin, Owner, Part, Record, Repository,
     SecretRef, Shared,
@@ -259,7 +259,7 @@ impl<'a> Identities<'a> {
     /// What opens it: a copy opens with what opens its parent.
     pub(super) fn passphrase(
         &self,
-        all: &BTreeMap<Name, manifest::Repository>,
+        all: &BTreeMap<Name, Digested<manifest::Repository>>,
         of: &manifest::Repository,
     ) -> Option<SecretRef> {
         let mut of = of;
