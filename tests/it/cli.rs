@@ -324,7 +324,7 @@ fn a_file_means_its_objects_alone_and_prunes_nothing() {
 
     // The mistakes of others do not keep it back; its own are told.
     fs::write(&two, "apiVersion: renet/v1\nkind: Repositroy\n").unwrap();
-    place.says(2, &["diff", "-f", &one], "repository/one");
+    place.says(2, &["diff", "-f", &one], "Repository one");
     place.says(2, &["diff", "-f", &two], "Repositroy");
     assert!(!place.0.path().join("mnt").exists());
 }
