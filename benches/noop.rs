@@ -49,6 +49,7 @@ fn source(folder: &Path, layout: &Layout) -> Source {
         layout: layout.clone(),
         asked: Asked::default(),
         acts: Default::default(),
+        store: None,
     }
 }
 

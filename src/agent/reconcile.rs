@@ -331,6 +331,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
                     ..Asked::default()
                 },
                 acts: BTreeMap::new(),
+                store: None,
             };
             state.revision = Some(Arc::new(Revision {
                 source,

@@ -3,6 +3,7 @@
 
 mod agent;
 mod apply;
+mod datastore;
 mod diff;
 mod doctor;
 mod events;
@@ -15,6 +16,7 @@ mod listing;
 pub mod output;
 mod passphrase;
 mod progress;
+mod prune;
 mod reconcile;
 pub mod render;
 mod repository;
@@ -66,6 +68,9 @@ enum Command {
     History(history::Args),
     #[command(subcommand)]
     Repository(repository::Command),
+    #[command(subcommand)]
+    Datastore(datastore::Command),
+    Prune(prune::Args),
     Agent(agent::Args),
     Reconcile(reconcile::Args),
     Events(events::Args),
@@ -118,6 +123,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Status(args) => status::run(&args, layout).await,
         Command::History(args) => history::run(&args, &layout),
         Command::Repository(command) => repository::run(&command, layout).await,
+        Command::Datastore(command) => datastore::run(&command, layout).await,
+        Command::Prune(args) => prune::run(&args, layout).await,
         Command::Agent(args) => agent::run(&args, layout).await,
         Command::Reconcile(args) => reconcile::run(&args, layout).await,
         Command::Events(args) => events::run(&args, &layout),

@@ -127,6 +127,7 @@ impl Session {
                 only,
             },
             acts: Default::default(),
+            store: None,
         };
         let ids = Ids::random(&layout);
         Ok(Self {
@@ -155,6 +156,7 @@ impl Session {
             layout: layout.clone(),
             asked: Asked::default(),
             acts: Default::default(),
+            store: None,
         };
         Ok(Self {
             host: LinuxHost::new(layout.clone(), None, std::env::current_exe()?),
@@ -220,6 +222,13 @@ impl Session {
         render::in_sync(wave, self.began.elapsed())
     }
 
+    /// The machine's locks; who waits is told for whom.
+    pub fn locks(&self, patience: Duration) -> FileLocks {
+        FileLocks::new(self.layout.locks(), patience, |lock, holder| {
+            output::warn(&format!("waiting for the lock `{lock}`: {holder}\n"));
+        })
+    }
+
     /// Runs what was shown, and nothing worse.
     pub async fn run(&self, shown: Option<Shown>, how: &How) -> Report {
         let interrupt = Interrupt::listen();
@@ -229,9 +238,7 @@ impl Session {
             cancel: interrupt.token(),
             only: how.only,
         };
-        let locks = FileLocks::new(self.layout.locks(), how.lock_wait, |lock, holder| {
-            output::warn(&format!("waiting for the lock `{lock}`: {holder}\n"));
-        });
+        let locks = self.locks(how.lock_wait);
         let lines = Lines::new(how.quiet);
         let report = run(
             &self.host,
@@ -274,14 +281,37 @@ impl Session {
         }
     }
 
+    /// Opens the datastore, and nothing in it.
+    pub async fn open_datastore(&self) -> Report {
+        let how = How {
+            only: Some(NOBODY),
+            ..How::default()
+        };
+        let mut report = self.run(None, &how).await;
+        let base = |object: &Object| matches!(object, Object::Datastore | Object::Machine);
+        report.last.plan.blocked.retain(|object, _| base(object));
+        report.last.plan.steps.retain(|step| base(&step.object()));
+        report
+    }
+
     /// Looks, shows what is in the way of a small command, runs it, and says how
     /// it ended.
     pub async fn carry_out(&self, guid: Guid, done: &str, already: &str) -> anyhow::Result<u8> {
+        self.carry_out_on(Some(guid), done, already).await
+    }
+
+    /// The same for the datastore alone, without a repository.
+    pub async fn carry_out_on(
+        &self,
+        guid: Option<Guid>,
+        done: &str,
+        already: &str,
+    ) -> anyhow::Result<u8> {
         let mut shown = self.look().await;
         // Of a command everything else stays as it is.
         let mine = |object: &Object| match object {
             Object::Datastore | Object::Machine => true,
-            other => other.repository() == Some(guid),
+            other => guid.is_some() && other.repository() == guid,
         };
         shown.plan.blocked.retain(|object, _| mine(object));
         shown.plan.steps.retain(|step| mine(&step.object()));
@@ -291,7 +321,7 @@ impl Session {
             return Ok(0);
         }
         let how = How {
-            only: Some(guid),
+            only: Some(guid.unwrap_or(NOBODY)),
             ..How::default()
         };
         let mut report = self.run(Some(Shown::of(&shown.plan)), &how).await;
@@ -305,6 +335,9 @@ impl Session {
         Ok(self.code(&report))
     }
 }
+
+/// A guid that no repository has.
+const NOBODY: Guid = Guid::new(uuid::Uuid::nil());
 
 /// How a run waits.
 #[derive(Clone, Debug)]

@@ -70,6 +70,7 @@ impl Trial {
                 layout: Layout::new("/").unwrap(),
                 asked: Asked::default(),
                 acts: Default::default(),
+                store: None,
             },
             ids: Ids::fixed(NetworkId::FIRST),
         };

@@ -9,7 +9,9 @@ use super::{
     Busy, Held, Ledger, Lock, Locking, Mode, Options, Performed, Progress, Shared, Wave, failed,
 };
 use crate::host::{Blame, Cx, Done, Host, Scope, StepError};
-use crate::model::{Actual, Blocked, Danger, Desired, Guid, Object, Part, Repository, Slot, Step};
+use crate::model::{
+    Actual, Blocked, Danger, Desired, Guid, Object, Part, Repository, Slot, Step, StoreAct,
+};
 use crate::plan::{Limits, Plan, Share, plan};
 use crate::resolve::{Ids, Source, resolve};
 
@@ -143,7 +145,12 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         let share = Share::Base;
         let mut hand = None;
         for _ in 0..MOST_WAVES {
-            let mut wave = self.look(share, Scope::Records, None).await;
+            // What is open is seen by a closer look.
+            let scope = match self.source.store {
+                Some(StoreAct::Unmount(_)) => Scope::All,
+                _ => Scope::Records,
+            };
+            let mut wave = self.look(share, scope, None).await;
             if !self.is_shown(&wave.plan, share) {
                 wave.plan.steps.clear();
                 let blocked = &mut wave.plan.blocked;

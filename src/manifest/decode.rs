@@ -16,7 +16,6 @@ use crate::model::{HostName, Name, RelPath, Size};
 
 const KINDS: [&str; 4] = ["Machine", "Repository", "Service", "Route"];
 const API: &str = "renet/v1";
-const SMALLEST_DATASTORE: Size = Size::mib(256);
 
 /// A document of a file.
 pub(super) struct Found {
@@ -274,7 +273,7 @@ fn port(node: &Node) -> Result<u16, String> {
 fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
     let datastore = spec.map("datastore").map(|fields| {
         let size = fields.required("size", "`size:`, like `size: 20G`", |node| {
-            size(node, SMALLEST_DATASTORE, "a datastore")
+            size(node, Size::SMALLEST_DATASTORE, "a datastore")
         });
         let backing_file = fields.optional("backingFile", |node| {
             absolute(&text::<PathBuf>(node)?, "/mnt/rediacc.img")

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Digest, FileEntry, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record,
-    RelPath, RouteRecord, SecretRef, Shared, Size, Slots, Storage,
+    RelPath, RouteRecord, SecretRef, Shared, Size, Slots, Storage, Suspension,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -44,8 +44,13 @@ pub struct Datastore {
     pub identity: Part<Uuid>,
     /// The UUID of the datastore that belongs to this machine.
     pub note: Part<Uuid>,
+    /// It was told to stay closed.
+    pub closed: Part<Suspension>,
     /// Its folders and subvolumes. Hidden while it is closed.
     pub layout: Part<()>,
+    /// A file that is given back when nothing else is free, with its size. Hidden
+    /// while it is closed.
+    pub reserve: Part<Size>,
     /// Its free bytes, measured.
     pub free: Part<Size>,
 }
@@ -326,6 +331,16 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         "layout",
         &observed.datastore.layout,
         &predicted.datastore.layout,
+    )?;
+    part(
+        "closed",
+        &observed.datastore.closed,
+        &predicted.datastore.closed,
+    )?;
+    part(
+        "reserve",
+        &observed.datastore.reserve,
+        &predicted.datastore.reserve,
     )?;
     part("machine", &observed.machine, &predicted.machine)?;
     part("routes", &observed.routes, &predicted.routes)?;

@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +33,8 @@ pub struct Desired {
     pub names: BTreeMap<Guid, Name>,
     /// What commands ask of single repositories.
     pub acts: BTreeMap<Guid, Act>,
+    /// What a command asks of the datastore.
+    pub store: Option<StoreAct>,
     /// What was asked for besides.
     pub asked: Asked,
 }
@@ -204,13 +205,36 @@ pub enum Act {
     },
 }
 
+/// What a command asks of the datastore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAct {
+    /// Open.
+    Mount,
+    /// Closed, and so it stays.
+    Unmount(Suspension),
+    /// Made with this size, where there is none.
+    Init(Size),
+    /// At least this large.
+    Expand(Size),
+    /// Without its emergency reserve: that is given back.
+    Relieve,
+}
+
+impl StoreAct {
+    /// The size that is asked for.
+    pub fn size(&self) -> Option<Size> {
+        match self {
+            StoreAct::Init(size) | StoreAct::Expand(size) => Some(*size),
+            _ => None,
+        }
+    }
+}
+
 /// The datastore as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatastoreSpec {
     /// At least this large.
     pub size: Size,
-    /// Its backing file.
-    pub file: PathBuf,
     /// The UUID that a new one gets.
     pub uuid: Uuid,
 }

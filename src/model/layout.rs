@@ -252,6 +252,11 @@ impl Layout {
         self.datastore().join(format!(".fork-{guid}"))
     }
 
+    /// What is given back when nothing else is free.
+    pub fn emergency(&self) -> PathBuf {
+        self.datastore().join(".emergency")
+    }
+
     /// The default folder of manifests.
     pub fn desired(&self) -> PathBuf {
         self.under("etc/rediacc/desired")

@@ -28,7 +28,7 @@ pub use actual::{
 pub use blocked::{Blocked, Object};
 pub use desired::{
     Act, Asked, DatastoreSpec, Desired, Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec,
-    RouteSpec, RunState, ServiceSpec,
+    RouteSpec, RunState, ServiceSpec, StoreAct,
 };
 pub use digest::Digest;
 pub use environment::Environment;

@@ -18,6 +18,9 @@ impl Size {
     /// The smallest image that renet makes (DESIGN §8, ruling 4).
     pub const SMALLEST_IMAGE: Size = Size(64 * MIB);
 
+    /// The smallest datastore that renet makes: less leaves BTRFS no room to work.
+    pub const SMALLEST_DATASTORE: Size = Size(256 * MIB);
+
     /// An amount in bytes.
     pub const fn bytes(bytes: u64) -> Self {
         Self(bytes)
@@ -37,6 +40,11 @@ impl Size {
     /// block boundary on every layer.
     pub const fn round_up_mib(self) -> Self {
         Self(self.0.div_ceil(MIB) * MIB)
+    }
+
+    /// The multiple of 1 MiB that is not more.
+    pub const fn round_down_mib(self) -> Self {
+        Self(self.0 / MIB * MIB)
     }
 }
 

@@ -102,7 +102,7 @@ impl Script<'_> {
                 }
             }
             Act::Delete { stone, permit } => {
-                self.want(patch(Patch::Delete(Some(stone.clone()))))?;
+                self.mark_deleted(guid, stone.clone())?;
                 self.bury(guid)?;
                 match permit {
                     Some(permit) => self.destroy(guid, permit.clone()),

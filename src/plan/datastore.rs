@@ -1,5 +1,16 @@
 use super::script::Script;
-use crate::model::{Blocked, Guid, Object, Part, Size, Step, Stop, Volume};
+use crate::model::{Blocked, Guid, Object, Part, Size, Step, Stop, StoreAct, Suspension, Volume};
+
+/// With less free than this, BTRFS may refuse whatever it is asked.
+const LITTLE: Size = Size::mib(16);
+
+/// How much is kept back of a datastore of that size.
+fn reserve(total: Size) -> Size {
+    const PART: u64 = 64;
+    let least = Size::mib(16).as_bytes();
+    let most = Size::mib(512).as_bytes();
+    Size::bytes((total.as_bytes() / PART).clamp(least, most))
+}
 
 impl Script<'_> {
     pub(super) fn datastore(&mut self) -> Result<(), Stop> {
@@ -23,6 +34,20 @@ impl Script<'_> {
             return Err(Stop::Block(Blocked::NoDatastore));
         }
         let volume = Volume::Datastore;
+        let is_open = seen.storage.mount.known().is_some();
+        let closed = seen
+            .closed
+            .get()?
+            .filter(|by| by.holds_at(self.scratch.now))
+            .cloned();
+        match (&self.desired.store, closed) {
+            (Some(StoreAct::Unmount(by)), _) => return self.close_datastore(by.clone()),
+            (None | Some(StoreAct::Relieve), Some(by)) if !is_open => {
+                return Err(Stop::Block(Blocked::Suspended(by)));
+            }
+            (_, Some(_)) => self.want(Step::CloseDatastore(None))?,
+            (_, None) => {}
+        }
         let spec = self.desired.datastore.clone();
         if let (None, Some(spec)) = (file, &spec) {
             self.want(Step::ClearStaging(volume))?;
@@ -46,10 +71,60 @@ impl Script<'_> {
         if let Some(uuid) = uuid {
             self.want(Step::NoteDatastore(uuid))?;
         }
+        self.keep_reserve()?;
         // Whose repositories cannot be listed has none that could be in sync.
         match &self.scratch.repositories {
             Part::Unknown(why) => Err(Stop::Block(Blocked::Unknown(why.clone()))),
             _ => Ok(()),
+        }
+    }
+
+    /// Nothing of it is open, and so it stays.
+    fn close_datastore(&mut self, by: Suspension) -> Result<(), Stop> {
+        let volume = Volume::Datastore;
+        let all = self.scratch.repositories.known().into_iter().flatten();
+        let open = all.filter(|(_, repo)| !repo.storage.device.is_absent());
+        let open: Vec<String> = open.map(|(guid, _)| self.desired.name(*guid)).collect();
+        if !open.is_empty() {
+            let on = format!("repositories that are open: {}", open.join(", "));
+            return Err(Stop::Block(Blocked::DependencyBlocked { on }));
+        }
+        if self.scratch.datastore.closed.get()?.is_none() {
+            self.want(Step::CloseDatastore(Some(by)))?;
+        }
+        self.want(Step::Unmount(volume))?;
+        self.want(Step::Detach(volume))
+    }
+
+    /// A file that can be given back: with no byte free, BTRFS frees none either.
+    fn keep_reserve(&mut self) -> Result<(), Stop> {
+        // It is worth that much room only where there is some.
+        const ROOM: u64 = 8;
+        if self.desired.store == Some(StoreAct::Relieve) {
+            return self.want(Step::GiveReserve);
+        }
+        let store = &self.scratch.datastore;
+        let (Some(total), Some(free)) = (store.storage.file.get()?, store.free.known()) else {
+            return Ok(());
+        };
+        let size = reserve(*total);
+        // Behind what is about to be opened: the next look sees it.
+        if store.reserve == Part::Hidden {
+            return Ok(());
+        }
+        match free.as_bytes() / ROOM >= size.as_bytes() {
+            true => self.want(Step::KeepReserve(size)),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the reserve back where nothing else is free: what frees needs room.
+    pub(super) fn make_room_to_free(&mut self) -> Result<(), Stop> {
+        let store = &self.scratch.datastore;
+        let none_free = store.free.known().is_some_and(|free| *free < LITTLE);
+        match none_free && store.reserve.known().is_some() {
+            true => self.want(Step::GiveReserve),
+            false => Ok(()),
         }
     }
 

@@ -277,7 +277,7 @@ impl Script<'_> {
                         held: false,
                         purged: false,
                     };
-                    script.want(Step::Record(guid, Patch::Delete(Some(stone))))?;
+                    script.mark_deleted(guid, stone)?;
                     script.bury(guid)
                 }
             }
@@ -320,6 +320,12 @@ impl Script<'_> {
         }
     }
 
+    /// Marks a repository as deleted; even that needs a little room.
+    pub(super) fn mark_deleted(&mut self, guid: Guid, stone: Tombstone) -> Result<(), Stop> {
+        self.make_room_to_free()?;
+        self.want(Step::Record(guid, Patch::Delete(Some(stone))))
+    }
+
     /// A repository that is marked as deleted: closed, and into the trash.
     pub(super) fn bury(&mut self, guid: Guid) -> Result<(), Stop> {
         if let Some(record) = self.record(guid)? {
@@ -353,7 +359,7 @@ impl Script<'_> {
                 held: record.owner.is_some(),
                 purged: false,
             };
-            self.want(Step::Record(guid, Patch::Delete(Some(stone))))?;
+            self.mark_deleted(guid, stone)?;
         }
         let Some(stone) = self.record(guid)?.and_then(|record| record.deleted) else {
             return Ok(());

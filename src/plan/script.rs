@@ -145,8 +145,11 @@ impl Script<'_> {
     /// What everything stands on and cannot be had.
     pub(super) fn base_blocked(&self) -> Option<Blocked> {
         let on = |on: &str| Some(Blocked::DependencyBlocked { on: on.to_owned() });
-        if self.plan.blocked.contains_key(&Object::Datastore) {
-            return on("the datastore");
+        match self.plan.blocked.get(&Object::Datastore) {
+            // What was told to stay closed keeps everything in it so.
+            Some(why) if why.is_quiet() => return Some(why.clone()),
+            Some(_) => return on("the datastore"),
+            None => {}
         }
         match self.plan.blocked.get(&Object::Machine) {
             Some(Blocked::Immutable { .. }) => on("the machine's name"),

@@ -19,7 +19,7 @@ use crate::manifest::{self, Manifests, MovedFrom};
 use crate::model::{
     Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Guid, Layout, Name, NetworkId,
     Object, Origin, Owner, Part, ProjectSpec, ProxySpec, Repository, RepositorySpec, RouteSpec,
-    Slots,
+    Slots, StoreAct,
 };
 use identities::Identities;
 
@@ -36,6 +36,8 @@ pub struct Source {
     pub asked: Asked,
     /// What commands ask of single repositories.
     pub acts: BTreeMap<Guid, Act>,
+    /// What a command asks of the datastore.
+    pub store: Option<StoreAct>,
 }
 
 /// Resolves everything; projects of the repositories in scope alone.
@@ -53,17 +55,15 @@ pub async fn resolve<D: ComposeDoor>(
             .machine
             .as_ref()
             .map(|machine| machine.name.clone()),
-        datastore: manifests.machine.as_ref().and_then(|machine| {
-            let spec = machine.datastore.as_ref()?;
-            Some(DatastoreSpec {
-                size: spec.size.round_up_mib(),
-                file: spec
-                    .backing_file
-                    .clone()
-                    .unwrap_or_else(|| source.layout.backing_file()),
+        datastore: {
+            let said = manifests.machine.as_ref();
+            let said = said.and_then(|machine| Some(machine.datastore.as_ref()?.size));
+            let asked = source.store.as_ref().and_then(StoreAct::size);
+            said.or(asked).map(|size| DatastoreSpec {
+                size: size.round_up_mib(),
                 uuid: ids.datastore(),
             })
-        }),
+        },
         proxy: manifests.machine.as_ref().map(|machine| ProxySpec {
             http: machine.proxy.http,
         }),
@@ -72,6 +72,7 @@ pub async fn resolve<D: ComposeDoor>(
         unresolved: Vec::new(),
         names: BTreeMap::new(),
         acts: source.acts.clone(),
+        store: source.store.clone(),
         asked: source.asked.clone(),
     };
     let none = BTreeMap::new();
@@ -86,6 +87,13 @@ pub async fn resolve<D: ComposeDoor>(
         if let Some(record) = repo.record.known() {
             desired.names.insert(*guid, record.name.clone());
         }
+    }
+    for (guid, act) in &source.acts {
+        let (Act::Create { name, .. } | Act::Fork { name, .. } | Act::Adopt { name, .. }) = act
+        else {
+            continue;
+        };
+        desired.names.insert(*guid, name.clone());
     }
     let declared = manifests.repositories.keys().collect();
     let whose = (!source.asked.take_over).then_some(&source.owner);

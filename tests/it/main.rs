@@ -6,6 +6,7 @@ mod host {
     mod aside;
     mod conformance;
     mod crash;
+    mod datastore;
     mod fork;
     mod full;
     mod lab;

@@ -1,7 +1,7 @@
-use super::{Which, absent, carry_out, find, records};
+use super::{Which, absent, carry_out, find, new_size, records};
 use crate::cli::Failure;
 use crate::cli::session::Session;
-use crate::model::{Act, Layout, Size};
+use crate::model::{Act, Layout};
 
 /// Make a repository larger, also while it runs
 #[derive(Debug, clap::Args)]
@@ -28,15 +28,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let Some(is) = repo.storage.file.known().copied() else {
         return Err(refuse(format!("{name} has no image")).into());
     };
-    let (more, text) = match args.size.strip_prefix('+') {
-        Some(rest) => (true, rest),
-        None => (false, args.size.as_str()),
-    };
-    let size: Size = text
-        .parse()
-        .map_err(|error| Failure::usage(format!("{error}")))?;
-    let base = if more { is.as_bytes() } else { 0 };
-    let size = Size::bytes(base.saturating_add(size.as_bytes())).round_up_mib();
+    let size = new_size(&args.size, is)?;
     if size <= is {
         let message = format!("{name} has {is} already, and is never shrunk; nothing was changed");
         return Err(refuse(message).into());

@@ -14,6 +14,7 @@ mod restore;
 mod status;
 mod unmount;
 mod up;
+mod validate;
 
 use clap::Subcommand;
 
@@ -21,7 +22,7 @@ use super::session::Session;
 use super::{Failure, passphrase};
 use crate::host::linux::secrets::Secrets;
 use crate::host::{Host as _, Scope};
-use crate::model::{Act, Actual, Guid, Layout, Part, Record, Repository};
+use crate::model::{Act, Actual, Guid, Layout, Part, Record, Repository, Size};
 
 /// Repositories
 #[derive(Debug, Subcommand)]
@@ -40,6 +41,7 @@ pub enum Command {
     #[command(subcommand)]
     Autostart(autostart::Command),
     Delete(delete::Args),
+    Validate(validate::Args),
     Restore(restore::Args),
     Adopt(adopt::Args),
 }
@@ -58,6 +60,7 @@ pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
         Command::Down(args) => down::run(args, layout).await,
         Command::Unmount(args) => unmount::run(args, layout).await,
         Command::Delete(args) => delete::run(args, layout).await,
+        Command::Validate(args) => validate::run(args, layout).await,
         Command::Restore(args) => restore::run(args, layout).await,
         Command::Adopt(args) => adopt::run(args, layout).await,
     }
@@ -117,7 +120,13 @@ pub fn unseen(actual: &Actual) -> Failure {
         code: 3,
         message: match &actual.repositories {
             Part::Unknown(why) => format!("the repositories cannot be seen: {why}"),
-            _ => "the datastore is closed: its repositories cannot be seen".to_owned(),
+            _ => match &actual.datastore.closed {
+                Part::Known(by) => format!(
+                    "the datastore was closed by {}: `renet datastore mount` opens it",
+                    by.by
+                ),
+                _ => "the datastore is closed: `renet datastore mount` opens it".to_owned(),
+            },
         },
     }
 }
@@ -137,8 +146,18 @@ pub fn absent(actual: &Actual, said: &str) -> Failure {
     }
 }
 
-/// What was seen of the records.
+/// What was seen of the records, for a command that changes something: a datastore
+/// that is merely closed, as after a boot, is opened for it.
 pub async fn records(session: &Session) -> Actual {
+    let seen = session.host.observe(Scope::Records).await;
+    let closed = seen.repositories == Part::Hidden && seen.datastore.closed.is_absent();
+    if !closed {
+        return seen;
+    }
+    let report = session.open_datastore().await;
+    if !report.in_sync() {
+        session.say(&report);
+    }
     session.host.observe(Scope::Records).await
 }
 
@@ -186,6 +205,18 @@ pub async fn carry_out(
 ) -> anyhow::Result<u8> {
     session.source.acts.insert(guid, act);
     session.carry_out(guid, done, already).await
+}
+
+/// A size that is said in all, like `4G`, or besides what there is, like `+2G`.
+pub fn new_size(said: &str, is: Size) -> Result<Size, Failure> {
+    let (more, text) = match said.strip_prefix('+') {
+        Some(rest) => (is.as_bytes(), rest),
+        None => (0, said),
+    };
+    let size: Size = text
+        .parse()
+        .map_err(|error| Failure::usage(format!("{error}")))?;
+    Ok(Size::bytes(more.saturating_add(size.as_bytes())).round_up_mib())
 }
 
 /// The user, and the command that was run.

@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Which, absent, find, records};
+use super::{Which, absent, find};
 use crate::cli::output::{Format, print};
 use crate::cli::session::Session;
 use crate::host::{Host as _, Scope};
@@ -48,7 +48,7 @@ struct Status {
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let session = Session::command(layout)?;
     let said = args.which.said();
-    let actual = records(&session).await;
+    let actual = session.host.observe(Scope::Records).await;
     let found = find(&actual, said, false)?.ok_or_else(|| absent(&actual, said))?;
     let seen = session.host.observe(Scope::Repository(found.guid)).await;
     let repo = seen.repository(found.guid).unwrap_or_default();

@@ -91,6 +91,13 @@ pub(super) async fn check(device: &Path) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Looks whether a file system that is not mounted is sound; changes nothing.
+pub(super) async fn look(device: &Path) -> Result<(), StepError> {
+    let look = Program::new("e2fsck").args(["-f", "-n"]).arg(device);
+    look.limit(LONG).run().await?;
+    Ok(())
+}
+
 /// Whether the kernel noted an error in it.
 pub(super) fn has_errors(device: &Path) -> bool {
     const STATE: u64 = 0x3A;

@@ -105,6 +105,12 @@ pub fn allocated(path: &Path) -> Option<u64> {
     Some(meta.blocks() * BLOCK)
 }
 
+/// How large a file system is, in bytes.
+pub fn total(path: &Path) -> io::Result<u64> {
+    let seen = nix::sys::statvfs::statvfs(path)?;
+    Ok(seen.blocks().saturating_mul(seen.fragment_size()))
+}
+
 /// What can be written to a file system, in bytes.
 pub fn available(path: &Path) -> io::Result<u64> {
     let seen = nix::sys::statvfs::statvfs(path)?;

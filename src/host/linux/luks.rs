@@ -138,6 +138,11 @@ pub(super) fn new_name(guid: Guid) -> String {
     format!("renet-{guid}.new")
 }
 
+/// The mapping of an image that is being checked.
+pub(super) fn check_name(guid: Guid) -> String {
+    format!("renet-{guid}.check")
+}
+
 /// Where a mapping shows its data.
 pub(super) fn path(name: &str) -> PathBuf {
     Path::new("/dev/mapper").join(name)

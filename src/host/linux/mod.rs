@@ -3,8 +3,10 @@
 
 mod beneath;
 mod btrfs;
+pub mod check;
 mod compose;
 mod containers;
+mod datastore;
 pub(crate) mod dockerd;
 pub mod doctor;
 pub mod events;
@@ -29,14 +31,12 @@ mod uninstall;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use uuid::Uuid;
-
 pub use uninstall::uninstall;
 
 use super::{Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, Shared, Size, Step, Stop,
-    Storage, Volume,
+    Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, SecretRef, Shared, Step,
+    Stop, Storage, Volume,
 };
 use secrets::Secrets;
 use storage::Place;
@@ -56,7 +56,7 @@ impl LinuxHost {
     /// supervises daemons.
     pub fn new(layout: Layout, backing_file: Option<PathBuf>, binary: PathBuf) -> Self {
         let backing_file = backing_file
-            .or_else(|| records::backing_file(&layout))
+            .or_else(|| datastore::backing_file(&layout))
             .unwrap_or_else(|| layout.backing_file());
         Self {
             layout,
@@ -79,6 +79,21 @@ impl LinuxHost {
         }
     }
 
+    /// The datastore's backing file.
+    pub fn backing_file(&self) -> &std::path::Path {
+        &self.backing_file
+    }
+
+    /// What opens a closed repository and is at hand: what was typed, or its key for
+    /// boot.
+    pub fn opener(&self, guid: Guid) -> Option<SecretRef> {
+        if self.secrets.has_typed() {
+            return Some(SecretRef::Typed);
+        }
+        let key = self.layout.key(guid).exists();
+        key.then_some(SecretRef::Key(guid))
+    }
+
     /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -96,14 +111,14 @@ impl Host for LinuxHost {
             if scope == Scope::All {
                 clear_rubbish(&host.layout);
             }
-            datastore(&host)
+            datastore::observe(&host)
         });
         let layout = &self.layout;
         // Before the records: who listens by then and has one, is in them.
         let foreign = blocking(listeners::networks);
         let (datastore, foreign, proxy) =
             tokio::join!(datastore, foreign, traefik::observe(layout));
-        let datastore = datastore.unwrap_or_else(|why| unseen(&why));
+        let datastore = datastore.unwrap_or_else(|why| datastore::unseen(&why));
         let mut foreign_networks = foreign.unwrap_or_else(Part::Unknown);
         let (machine, repositories) = match behind(&datastore) {
             Part::Known(()) => (records::machine(layout), repositories(self, scope).await),
@@ -186,7 +201,10 @@ impl LinuxHost {
             Step::Unmount(volume) => self.on(*volume, storage::unmount).await,
             Step::Detach(volume) => storage::detach(&self.place(*volume)).await,
             Step::LayOut => records::lay_out(layout).await,
-            Step::NoteDatastore(uuid) => records::write_note(layout, *uuid, &self.backing_file),
+            Step::NoteDatastore(uuid) => datastore::write_note(layout, *uuid, &self.backing_file),
+            Step::CloseDatastore(by) => datastore::close(layout, by.as_ref()),
+            Step::KeepReserve(size) => datastore::keep_reserve(layout, *size),
+            Step::GiveReserve => datastore::give_reserve(layout),
             Step::ClaimMachine { name, owner } => records::claim_machine(layout, name, owner),
             Step::Reserve {
                 guid,
@@ -378,7 +396,11 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         }
         Step::LayOut => actual.datastore.layout = records::laid_out(layout),
         Step::NoteDatastore(_) => {
-            actual.datastore.note = note(host, &btrfs::identity(&host.backing_file));
+            actual.datastore.note = datastore::note(host, &btrfs::identity(&host.backing_file));
+        }
+        Step::CloseDatastore(_) => actual.datastore.closed = datastore::closed(layout),
+        Step::KeepReserve(_) | Step::GiveReserve => {
+            actual.datastore.reserve = datastore::reserve(layout);
         }
         Step::ClaimMachine { .. } => actual.machine = records::machine(layout),
         Step::Record(guid, _) => {
@@ -476,66 +498,6 @@ fn clear_rubbish(layout: &Layout) {
     compose::sweep(layout);
     // Of a machine without an agent.
     let _ = files::sweep(&layout.agent());
-}
-
-fn unseen(why: &str) -> Datastore {
-    let mut datastore = Datastore::default();
-    datastore.storage.file = Part::Unknown(why.to_owned());
-    datastore.storage.mount = Part::Unknown(why.to_owned());
-    datastore
-}
-
-fn datastore(host: &LinuxHost) -> Datastore {
-    let layout = &host.layout;
-    let storage = storage::observe(&host.place(Volume::Datastore));
-    let identity = btrfs::identity(&host.backing_file);
-    let mut seen = Datastore {
-        storage,
-        note: note(host, &identity),
-        identity,
-        ..Datastore::default()
-    };
-    (seen.layout, seen.free) = match behind(&seen) {
-        Part::Known(()) if storage::is_read_only(&host.place(Volume::Datastore)) => {
-            (Part::Unknown(stuck_datastore(layout)), free(layout))
-        }
-        Part::Known(()) => (records::laid_out(layout), free(layout)),
-        Part::Absent => (Part::Absent, Part::Absent),
-        Part::Hidden => (Part::Hidden, Part::Hidden),
-        Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
-    };
-    seen
-}
-
-/// Which datastore belongs to this machine. One that was moved is to be noted anew,
-/// where it is now: commands read no manifest.
-fn note(host: &LinuxHost, identity: &Part<Uuid>) -> Part<Uuid> {
-    let layout = &host.layout;
-    let place = records::backing_file(layout).unwrap_or_else(|| layout.backing_file());
-    match records::note(layout) {
-        note if note == *identity && place != host.backing_file => Part::Absent,
-        note => note,
-    }
-}
-
-/// What helps a datastore on which a write failed.
-fn stuck_datastore(layout: &Layout) -> String {
-    let way = match layout.is_machine() {
-        true => "reboot",
-        false => "run `renet uninstall` and `renet apply`",
-    };
-    format!(
-        "{} turned read-only because a write below it failed; give the disk room, then {way}",
-        layout.datastore().display()
-    )
-}
-
-fn free(layout: &Layout) -> Part<Size> {
-    let path = layout.datastore();
-    match files::available(&path) {
-        Ok(bytes) => Part::Known(Size::bytes(bytes)),
-        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
-    }
 }
 
 async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Shared<Repository>>> {

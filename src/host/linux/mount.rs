@@ -194,6 +194,12 @@ const IMMUTABLE: libc::c_long = 0x10;
 nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
 nix::ioctl_write_ptr!(set_flags, b'f', 2, libc::c_long);
 
+/// Whether an error says that the file system knows no such thing.
+pub(super) fn cannot(error: &std::io::Error) -> bool {
+    let number = error.raw_os_error();
+    matches!(number, Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
 /// Makes a folder such that nothing can be written into it, or undoes that.
 /// Mounting over it works either way.
 pub(super) fn set_immutable(folder: &Path, immutable: bool) -> std::io::Result<()> {

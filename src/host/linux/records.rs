@@ -3,37 +3,26 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::files::{self, read_json, write_atomic, write_json};
 use super::{btrfs, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
-    Format, Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots,
+    Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots,
     slots_from_json, slots_json,
 };
 
-const MODE: u32 = 0o644;
+pub(super) const MODE: u32 = 0o644;
 
-#[derive(Serialize, Deserialize)]
-struct Note {
-    format: Format,
-    uuid: Uuid,
-    /// Its backing file, where it is not the usual one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    file: Option<PathBuf>,
-}
-
-fn failed(path: &Path) -> impl Fn(io::Error) -> StepError + '_ {
+pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> StepError + '_ {
     move |error| StepError::machine(format!("{}: {error}", path.display()))
 }
 
 /// A part as a step needs it: what could not be read is never written over.
-fn readable<T>(part: Part<T>) -> Result<Option<T>, StepError> {
+pub(super) fn readable<T>(part: Part<T>) -> Result<Option<T>, StepError> {
     match part {
         Part::Known(value) => Ok(Some(value)),
         Part::Absent => Ok(None),
@@ -50,24 +39,6 @@ pub(super) fn record(layout: &Layout, guid: Guid) -> Part<Record> {
 /// The machine's record.
 pub(super) fn machine(layout: &Layout) -> Part<MachineRecord> {
     read_json(&layout.machine())
-}
-
-/// Which datastore belongs to this machine.
-pub(super) fn note(layout: &Layout) -> Part<Uuid> {
-    match read_json::<Note>(&layout.datastore_note()) {
-        Part::Known(note) => Part::Known(note.uuid),
-        Part::Absent => Part::Absent,
-        Part::Hidden => Part::Hidden,
-        Part::Unknown(why) => Part::Unknown(why),
-    }
-}
-
-/// Where the backing file of this machine's datastore is, if it was noted.
-pub(super) fn backing_file(layout: &Layout) -> Option<PathBuf> {
-    match read_json::<Note>(&layout.datastore_note()) {
-        Part::Known(note) => note.file,
-        _ => None,
-    }
 }
 
 /// The slots' mirror.
@@ -167,19 +138,6 @@ pub(super) async fn lay_out(layout: &Layout) -> Result<Done, StepError> {
         let made = builder.recursive(true).mode(mode).create(&path);
         made.map_err(failed(&path))?;
     }
-    Ok(Done::Changed)
-}
-
-/// Notes that this datastore belongs to this machine.
-pub(super) fn write_note(layout: &Layout, uuid: Uuid, file: &Path) -> Result<Done, StepError> {
-    let file = (file != layout.backing_file()).then(|| file.to_owned());
-    let path = layout.datastore_note();
-    let note = Note {
-        format: Format,
-        uuid,
-        file,
-    };
-    write_json(&path, &note, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
 

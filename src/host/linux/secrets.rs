@@ -101,6 +101,11 @@ impl Secrets {
         }
     }
 
+    /// Whether one was typed.
+    pub(super) fn has_typed(&self) -> bool {
+        self.typed.is_some()
+    }
+
     /// Whether each is at hand; nothing is run or decrypted to find out.
     pub(super) fn observe(&self, layout: &Layout) -> BTreeMap<SecretRef, Part<()>> {
         let typed = self.typed.iter().map(|_| SecretRef::Typed);

@@ -645,7 +645,7 @@ pub(super) fn mount(place: &Place) -> Result<Done, StepError> {
         Some(found) if found.is_of(&device) => false,
         Some(_) => return Err(StepError::machine(foreign(&place.point))),
         None => {
-            prepare_point(place)?;
+            guard(&place.point)?;
             mount::mount(&device, &place.point, place.kind())?;
             true
         }
@@ -660,16 +660,8 @@ pub(super) fn mount(place: &Place) -> Result<Done, StepError> {
     bound.map(|()| Done::Changed)
 }
 
-/// The mount point; for an image empty and such that nothing can be written
-/// into it while the image is closed.
-fn prepare_point(place: &Place) -> Result<(), StepError> {
-    let point = &place.point;
-    match place.volume {
-        Volume::Datastore => fs::create_dir_all(point).map_err(|error| wrong(point, error)),
-        Volume::Image(_) => guard(point),
-    }
-}
-
+/// The mount point: empty, and such that nothing can be written into it while what
+/// belongs there is closed.
 fn guard(point: &Path) -> Result<(), StepError> {
     let prepare = || -> io::Result<()> {
         fs::create_dir_all(point)?;
@@ -678,7 +670,11 @@ fn guard(point: &Path) -> Result<(), StepError> {
                 "the mount point is not empty: what lies in it would be hidden; move it away",
             ));
         }
-        mount::set_immutable(point, true)
+        match mount::set_immutable(point, true) {
+            // Not every file system can; that of the datastore's own can.
+            Err(error) if mount::cannot(&error) => Ok(()),
+            done => done,
+        }
     };
     prepare().map_err(|error| wrong(point, error))
 }

@@ -83,6 +83,14 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
     }
     let unmounted = mount::unmount_below(layout.root());
     tally.note("unmounted the datastore", unmounted);
+    let point = layout.datastore();
+    if point.is_dir()
+        && let Err(error) = mount::set_immutable(&point, false)
+        && !mount::cannot(&error)
+    {
+        let error = StepError::machine(format!("{}: {error}", point.display()));
+        tally.failed.push(error);
+    }
     let mut left = devices(&mount::real(layout.root()));
     match loop_device::find(&host.backing_file) {
         Ok(device) => left.extend(device),

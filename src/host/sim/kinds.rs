@@ -1,7 +1,7 @@
 use crate::model::{Patch, Step};
 
 /// The names of all kinds of steps, and of all changes of a record.
-pub const KINDS: [&str; 61] = [
+pub const KINDS: [&str; 64] = [
     "ClearStaging",
     "Format",
     "GrowFile",
@@ -22,6 +22,9 @@ pub const KINDS: [&str; 61] = [
     "Detach",
     "LayOut",
     "NoteDatastore",
+    "CloseDatastore",
+    "KeepReserve",
+    "GiveReserve",
     "ClaimMachine",
     "Reserve",
     "Trash",
@@ -88,6 +91,9 @@ pub fn kind(step: &Step) -> &'static str {
         Step::Detach { .. } => "Detach",
         Step::LayOut => "LayOut",
         Step::NoteDatastore { .. } => "NoteDatastore",
+        Step::CloseDatastore { .. } => "CloseDatastore",
+        Step::KeepReserve { .. } => "KeepReserve",
+        Step::GiveReserve => "GiveReserve",
         Step::ClaimMachine { .. } => "ClaimMachine",
         Step::Reserve { .. } => "Reserve",
         Step::Trash { .. } => "Trash",

@@ -11,6 +11,8 @@ pub fn veil(actual: &mut Actual) {
             *part = if there { Part::Hidden } else { Part::Absent };
         }
         close(there, &mut store.layout);
+        close(there, &mut store.reserve);
+        close(there, &mut store.free);
         close(there, &mut actual.machine);
         close(there, &mut actual.repositories);
         return;

@@ -23,6 +23,7 @@ impl Step {
                     Volume::Datastore => {
                         a.datastore.identity = Part::Known(*uuid);
                         a.datastore.layout = Part::Absent;
+                        a.datastore.reserve = Part::Absent;
                         a.machine = Part::Absent;
                         a.repositories = Part::Known(BTreeMap::new());
                     }
@@ -100,6 +101,7 @@ impl Step {
                 match volume {
                     Volume::Datastore => {
                         a.datastore.layout = Part::Hidden;
+                        a.datastore.reserve = Part::Hidden;
                         a.machine = Part::Hidden;
                         a.repositories = Part::Hidden;
                     }
@@ -113,6 +115,9 @@ impl Step {
             Step::Detach(volume) => a.storage_mut(*volume).device = Part::Absent,
             Step::LayOut => a.datastore.layout = Part::Known(()),
             Step::NoteDatastore(uuid) => a.datastore.note = Part::Known(*uuid),
+            Step::CloseDatastore(closed) => a.datastore.closed = closed.clone().into(),
+            Step::KeepReserve(size) => a.datastore.reserve = Part::Known(*size),
+            Step::GiveReserve => a.datastore.reserve = Part::Absent,
             Step::ClaimMachine { name, owner } => {
                 a.machine.or_known(MachineRecord::default());
                 if let Part::Known(machine) = &mut a.machine {

@@ -53,6 +53,9 @@ impl Step {
             Step::Detach(volume) => a.storage(*volume)?.device.get()?.is_none(),
             Step::LayOut => a.datastore.layout.get()?.is_some(),
             Step::NoteDatastore(uuid) => a.datastore.note.get()? == Some(uuid),
+            Step::CloseDatastore(closed) => a.datastore.closed.get()? == closed.as_ref(),
+            Step::KeepReserve(_) => a.datastore.reserve.get()?.is_some(),
+            Step::GiveReserve => a.datastore.reserve.get()?.is_none(),
             Step::ClaimMachine { name, owner } => a.machine.get()?.is_some_and(|machine| {
                 machine.name.as_ref() == Some(name) && machine.owner.as_ref() == Some(owner)
             }),

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Actual, DataLossPermit, Guid, Name, NetworkId, Object, Owner, Patch, ProjectSpec, ProxySpec,
-    RouteRecord, RouteTable, Seal, SecretRef, Size, Slots, Volume,
+    RouteRecord, RouteTable, Seal, SecretRef, Size, Slots, Suspension, Volume,
 };
 
 /// The smallest change of the machine after which observing tells truthfully
@@ -100,6 +100,12 @@ pub enum Step {
     LayOut,
     /// Notes that this datastore belongs to this machine.
     NoteDatastore(Uuid),
+    /// Notes that the datastore is to stay closed, or no longer.
+    CloseDatastore(Option<Suspension>),
+    /// Makes the file that is given back when nothing else is free.
+    KeepReserve(Size),
+    /// Gives it back.
+    GiveReserve,
     /// Notes the machine's name and who declares it.
     ClaimMachine {
         /// Its name.
@@ -232,7 +238,11 @@ impl Step {
                 Volume::Datastore => Object::Datastore,
                 Volume::Image(guid) => Object::Repository(*guid),
             },
-            Step::LayOut | Step::NoteDatastore(_) => Object::Datastore,
+            Step::LayOut
+            | Step::NoteDatastore(_)
+            | Step::CloseDatastore(_)
+            | Step::KeepReserve(_)
+            | Step::GiveReserve => Object::Datastore,
             Step::ClaimMachine { .. } => Object::Machine,
             Step::Record(
                 guid,

@@ -167,7 +167,14 @@ impl Step {
                 ready_if(storage.mount.get()?.is_none(), "it is mounted")?;
                 ready_if(storage.mapper.get()?.is_none(), "it is open")
             }
-            Step::LayOut | Step::NoteDatastore(_) | Step::ClaimMachine { .. } => ready_if(
+            Step::CloseDatastore(_) => {
+                ready_if(a.datastore.note.get()?.is_some(), "no datastore was noted")
+            }
+            Step::LayOut
+            | Step::NoteDatastore(_)
+            | Step::KeepReserve(_)
+            | Step::GiveReserve
+            | Step::ClaimMachine { .. } => ready_if(
                 a.datastore.storage.mount.get()?.is_some(),
                 "the datastore is closed",
             ),

@@ -37,6 +37,10 @@ impl fmt::Display for Step {
             Step::Detach(_) => f.write_str("detach"),
             Step::LayOut => f.write_str("lay out folders"),
             Step::NoteDatastore(uuid) => write!(f, "note datastore          {uuid}"),
+            Step::CloseDatastore(Some(by)) => write!(f, "leave closed            by {}", by.by),
+            Step::CloseDatastore(None) => f.write_str("no longer leave closed"),
+            Step::KeepReserve(size) => write!(f, "keep reserve            {size}"),
+            Step::GiveReserve => f.write_str("give reserve back"),
             Step::ClaimMachine { name, .. } => write!(f, "name machine            {name}"),
             Step::Reserve { network, .. } => write!(f, "reserve                 network {network}"),
             Step::Record(_, patch) => match patch {

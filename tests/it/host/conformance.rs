@@ -173,6 +173,7 @@ async fn apply<H: Host>(
         layout: layout.clone(),
         asked: Asked::default(),
         acts: BTreeMap::new(),
+        store: None,
     };
     let (locks, options) = (LocalLocks::default(), Options::default());
     run(host, &locks, &source, ids, &options, &Silent).await

@@ -8,7 +8,8 @@ use renet::host::sim::{Fault, KINDS, Unreadable};
 use renet::manifest::MovedFrom;
 use renet::model::{
     Act, Actual, Blocked, ContainerState, Daemon, DataLossPermit, DeletionPolicy, Guid, Lineage,
-    Name, NetworkId, Object, Part, Pbkdf, Record, Repository, RunState, Seal, Size, Suspension,
+    Name, NetworkId, Object, Part, Pbkdf, Record, Repository, RunState, Seal, Size, StoreAct,
+    Suspension,
 };
 use renet::resolve::{Source, free_network};
 
@@ -29,6 +30,7 @@ enum Op {
     /// Another source's folder is applied.
     Other(Folder, bool, Faults),
     Act(u8, Told, Faults),
+    Store(Store, Faults),
     Later(i64),
     Expire(u8),
     LoseRecord(u8),
@@ -41,6 +43,15 @@ enum Op {
 }
 
 type Faults = Vec<(usize, Fault)>;
+
+/// What a command says of the datastore.
+#[derive(Clone, Copy, Debug)]
+enum Store {
+    Unmount,
+    Mount,
+    Relieve,
+    Expand(u64),
+}
 
 /// What a command says.
 #[derive(Clone, Copy, Debug)]
@@ -158,6 +169,16 @@ impl Story {
                 self.lab.run_source(&source, Options::default());
             }
             Op::Act(which, told, faults) => self.tell(*which, *told, faults),
+            Op::Store(said, faults) => {
+                let act = match said {
+                    Store::Unmount => StoreAct::Unmount(self.lab.suspension()),
+                    Store::Mount => StoreAct::Mount,
+                    Store::Relieve => StoreAct::Relieve,
+                    Store::Expand(size) => StoreAct::Expand(Size::mib(*size)),
+                };
+                self.lab.faults(faults);
+                self.lab.store(act);
+            }
             Op::Later(hours) => self.lab.later(*hours),
             Op::Expire(which) => {
                 let now = self.lab.now();
@@ -503,6 +524,15 @@ fn told() -> impl Strategy<Value = Told> {
     ]
 }
 
+fn store() -> impl Strategy<Value = Store> {
+    prop_oneof![
+        2 => Just(Store::Unmount),
+        3 => Just(Store::Mount),
+        1 => Just(Store::Relieve),
+        1 => (4096..8192_u64).prop_map(Store::Expand),
+    ]
+}
+
 fn drift() -> impl Strategy<Value = Drift> {
     prop::sample::select(vec![
         Drift::Container,
@@ -537,6 +567,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(folder, take_over, faults)| Op::Other(folder, take_over, faults)),
         5 => (any::<u8>(), told(), early())
             .prop_map(|(which, told, faults)| Op::Act(which, told, faults)),
+        2 => (store(), early()).prop_map(|(said, faults)| Op::Store(said, faults)),
         2 => (1..200_i64).prop_map(Op::Later),
         1 => any::<u8>().prop_map(Op::Expire),
         1 => any::<u8>().prop_map(Op::LoseRecord),

@@ -138,6 +138,7 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         unresolved: Vec::new(),
         names: BTreeMap::new(),
         acts: BTreeMap::new(),
+        store: None,
         asked: Asked::default(),
     }
 }

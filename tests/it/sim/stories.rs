@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 
 use renet::execute::Options;
 use renet::host::sim::Unreadable;
-use renet::model::{Blocked, MachineRecord, NetworkId, Object, Part, Step};
+use renet::model::{
+    Blocked, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
+};
 
 use super::world::*;
 
@@ -244,4 +246,56 @@ fn no_plan_publishes_what_it_only_hopes_for() {
     assert!(!steps.any(publishes), "{:?}", shown.plan.steps);
     // It says that there is more to come.
     assert!(shown.plan.more.contains(&Object::Proxy));
+}
+
+#[test]
+fn a_datastore_that_was_told_to_stay_closed_stays_so() {
+    let offline = folder(1).with(
+        0,
+        Repo {
+            state: RunState::Offline,
+            ..Repo::with(&[])
+        },
+    );
+    let lab = Lab::at_rest(&folder(1));
+    let unmount = || StoreAct::Unmount(lab.suspension());
+    // Not while something in it is open, and then nothing is touched.
+    let report = lab.store(unmount()).unwrap();
+    let why = report.last.plan.blocked[&Object::Datastore].to_string();
+    assert!(why.contains("r0"), "{why}");
+    assert!(report.performed.is_empty());
+    lab.run(&offline).unwrap();
+    assert!(lab.store(unmount()).unwrap().in_sync());
+    let storage = lab.host.world().actual.datastore.storage.clone();
+    assert!(storage.mount.is_absent() && storage.device.is_absent());
+    // Neither an apply nor another boot opens it.
+    let report = lab.run(&folder(1)).unwrap();
+    assert!(
+        report.in_sync() && report.performed.is_empty(),
+        "{:?}",
+        report.performed
+    );
+    lab.host.world().reboot();
+    assert!(lab.run(&folder(1)).unwrap().performed.is_empty());
+    assert!(lab.store(StoreAct::Mount).unwrap().in_sync());
+    assert!(lab.run(&folder(1)).unwrap().in_sync());
+    assert_eq!(lab.published().len(), 1);
+}
+
+#[test]
+fn l28_with_no_byte_free_a_deletion_gives_the_reserve_back_first() {
+    let lab = Lab::at_rest(&folder(1));
+    let reserve = || lab.host.world().actual.datastore.reserve.clone();
+    assert!(reserve().known().is_some());
+    lab.host.world().actual.datastore.free = Part::Known(Size::default());
+    let guid = lab.guid("r0");
+    let report = lab.act(guid, lab.delete(guid)).unwrap();
+    assert_eq!(report.performed[0].step, Step::GiveReserve);
+    assert!(reserve().is_absent());
+    // It is made again where there is room, and only there.
+    lab.run(&folder(0)).unwrap();
+    assert!(reserve().is_absent());
+    lab.host.world().actual.datastore.free = Part::Known(Size::mib(2048));
+    lab.run(&folder(0)).unwrap();
+    assert!(reserve().known().is_some());
 }

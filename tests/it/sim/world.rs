@@ -13,7 +13,7 @@ use renet::manifest::{
 use renet::model::{
     Act, Asked, Blocked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Gone, Guid,
     Layout, Name, NetworkId, Object, Owner, Part, Pbkdf, ProjectSpec, Prune, Record, RunState,
-    Seal, SecretRef, Size, Suspension, Tombstone,
+    Seal, SecretRef, Size, StoreAct, Suspension, Tombstone,
 };
 use renet::plan::GRACE;
 use renet::resolve::{Ids, Source};
@@ -245,6 +245,7 @@ impl Lab {
         {
             let mut world = host.world();
             world.actual.now = "2026-01-01T00:00:00Z".parse().unwrap();
+            world.actual.datastore.free = Part::Known(Size::mib(2048));
             world.actual.secrets = BTreeMap::from([(passphrase(), Part::Known(()))]);
         }
         Self {
@@ -269,6 +270,7 @@ impl Lab {
             layout: self.layout.clone(),
             asked: Asked::default(),
             acts: BTreeMap::new(),
+            store: None,
         }
     }
 
@@ -285,6 +287,7 @@ impl Lab {
             layout: self.layout.clone(),
             asked: Asked::default(),
             acts: BTreeMap::from([(guid, act)]),
+            store: None,
         }
     }
 
@@ -305,6 +308,18 @@ impl Lab {
         let options = Options {
             shown: Some(Shown::of(&shown.plan)),
             only: Some(guid),
+            ..Options::default()
+        };
+        self.run_source(&source, options)
+    }
+
+    /// What the command line does with a command on the datastore.
+    pub fn store(&self, act: StoreAct) -> Option<Report> {
+        let mut source = self.source(&Folder::default());
+        source.owner = source_of("command");
+        source.store = Some(act);
+        let options = Options {
+            only: Some(Guid::new(uuid::Uuid::nil())),
             ..Options::default()
         };
         self.run_source(&source, options)

@@ -55,6 +55,15 @@ pub(super) fn explain(
         Step::LayOut if view.is_made(Volume::Datastore) => Explained::default(),
         Step::LayOut => drift("folders", "missing", Some("laid out")),
         Step::NoteDatastore(_) => Explained::default(),
+        Step::CloseDatastore(by) => {
+            let word = |closed: bool| Some(closed.to_string());
+            one("closed", word(by.is_none()), word(by.is_some()))
+        }
+        Step::KeepReserve(_) if view.is_made(Volume::Datastore) => Explained::default(),
+        Step::KeepReserve(size) => {
+            drift("emergency reserve", "given back", Some(&size.to_string()))
+        }
+        Step::GiveReserve => one("emergency reserve", Some("kept".to_owned()), None),
         Step::ClaimMachine { name, .. } => {
             let was = before
                 .machine
