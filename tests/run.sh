@@ -15,7 +15,7 @@ case $mode in
   plain) ;;
   long) export RENET_LONG=1; profile=long ;;
   # Some of these wait more than they work.
-  fast) filter=(-E 'not test(/^host::/)' --test-threads "$((2 * $(nproc)))") ;;
+  fast) filter=(-E 'not test(/^(host|machine|container)::/)' --test-threads "$((2 * $(nproc)))") ;;
   *) usage ;;
 esac
 
@@ -27,6 +27,9 @@ command -v cargo >/dev/null || {
 if [ "$mode" != fast ]; then
   [ "$(id -u)" = 0 ] || { echo "tests/run.sh: must be run as root (tests/run.sh fast need not)" >&2; exit 2; }
   deploy/tools.sh
+  tests/machine/tools.sh
+  # Says how long it took, where there was something to build.
+  tests/machine/build.sh >/dev/null
 fi
 cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --version 0.9.143 --locked
 

@@ -27,9 +27,21 @@ mod agent {
     mod week;
     mod whole;
 }
+/// A container: systemd on this kernel.
+mod container {
+    mod nspawn;
+    mod story;
+}
+/// A virtual machine: all that a server has.
+mod machine {
+    mod story;
+    mod vm;
+}
 mod cli;
 mod corpus;
+mod desired;
 mod dice;
+mod guest;
 mod hostile;
 mod loader;
 mod manifest;

@@ -12,7 +12,8 @@ use super::tools;
 use crate::host::{Done, StepError};
 use crate::model::{Layout, Part, Proxy, ProxySpec};
 
-const START: Duration = Duration::from_secs(10);
+/// After a boot, 185 MB of it are read from the disk, beside the daemons.
+const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(20);
 const RESTART: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::desired;
+
 const PORT: u16 = 18_088;
 const HOST: &str = "hello.localhost";
 
@@ -108,15 +110,22 @@ impl Lab {
         fs::remove_file(self.desired().join(path)).unwrap();
     }
 
-    fn document(&self, kind: &str, name: &str, annotations: &str, spec: &str) -> String {
-        format!(
-            "apiVersion: renet/v1\nkind: {kind}\nmetadata: {{ name: {name}{annotations} }}\nspec:\n{spec}"
-        )
+    /// Writes what `desired` gives.
+    fn declare(&self, files: impl IntoIterator<Item = desired::File>) {
+        for (path, text) in files {
+            self.write(&path, &text);
+            if let Some(folder) = path.strip_suffix("Dockerfile") {
+                let busybox = self.desired().join(folder).join("busybox");
+                if !busybox.exists() {
+                    fs::copy("/usr/bin/busybox", busybox).unwrap();
+                }
+            }
+        }
     }
 
     pub fn machine(&self, size: &str) {
-        let spec = format!("  datastore: {{ size: {size} }}\n  proxy: {{ http: {PORT} }}\n");
-        self.write("machine.yaml", &self.document("Machine", "demo", "", &spec));
+        let datastore = format!("{{ size: {size} }}");
+        self.declare([desired::machine(&datastore, PORT)]);
     }
 
     /// A repository of 96M, with more lines of its spec.
@@ -125,17 +134,13 @@ impl Lab {
     }
 
     pub fn sized(&self, name: &str, size: &str, more: &str) {
-        let spec = format!("  size: {size}\n  encryption: none\n{more}");
-        let text = self.document("Repository", name, "", &spec);
-        self.write(&format!("{name}.yaml"), &text);
+        self.declare([desired::repository(name, size, "", more)]);
     }
 
     /// A repository that was called otherwise.
     pub fn renamed(&self, name: &str, old: &str) {
-        let spec = "  size: 96M\n  encryption: none\n";
         let annotations = format!(", annotations: {{ renet/moved-from: {old} }}");
-        let text = self.document("Repository", name, &annotations, spec);
-        self.write(&format!("{name}.yaml"), &text);
+        self.declare([desired::repository(name, "96M", &annotations, "")]);
     }
 
     /// A service that answers with its own name on port 8080.
@@ -145,36 +150,12 @@ impl Lab {
 
     /// The same with another answer.
     pub fn serve(&self, repository: &str, name: &str, answer: &str) {
-        let spec = format!(
-            "  repository: {repository}\n  compose: {{ file: {name}/docker-compose.yml }}\n"
-        );
-        let text = self.document("Service", name, "", &spec);
-        self.write(&format!("{name}-service.yaml"), &text);
-        self.write(
-            &format!("{name}/Dockerfile"),
-            "FROM scratch\nCOPY busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\"]\n",
-        );
-        let busybox = self.desired().join(name).join("busybox");
-        if !busybox.exists() {
-            fs::copy("/usr/bin/busybox", busybox).unwrap();
-        }
-        let address = format!("${{{}_IP}}", name.to_uppercase());
-        let script = format!(
-            "busybox mkdir -p /www; echo {answer} > /www/index.html; exec busybox httpd -f -p {address}:8080 -h /www"
-        );
-        let compose = format!(
-            "services:\n  {name}:\n    build: .\n    environment: {{ PATH: /bin }}\n    command: [sh, -c, \"{script}\"]\n    stop_grace_period: 0s\n"
-        );
-        self.write(&format!("{name}/docker-compose.yml"), &compose);
+        self.declare(desired::service(repository, name, answer));
     }
 
     /// A route `{service}.localhost` to it.
     pub fn route(&self, repository: &str, service: &str) {
-        let spec = format!(
-            "  service: {repository}/{service}\n  port: 8080\n  host: {service}.localhost\n"
-        );
-        let text = self.document("Route", service, "", &spec);
-        self.write(&format!("{service}-route.yaml"), &text);
+        self.declare([desired::route(repository, service)]);
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
