@@ -34,6 +34,7 @@ mod container {
 }
 /// A virtual machine: all that a server has.
 mod machine {
+    mod luks;
     mod story;
     mod vm;
 }
