@@ -46,8 +46,24 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         }
     }
     let now = jiff::Timestamp::now();
-    let all = seen.repositories.known().into_iter().flatten();
-    let deleted = all.filter_map(|(guid, repo)| {
+    let all = || seen.repositories.known().into_iter().flatten();
+    for (guid, repo) in all() {
+        let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
+        if image || !repo.record.is_absent() || repo.storage.staging.is_absent() {
+            continue;
+        }
+        let what = format!("{guid}: what was half-made of it");
+        match args.dry_run {
+            true => say(&format!("{what} would be removed\n")),
+            false => {
+                let done = format!("{what} is removed");
+                Session::command(layout.clone())?
+                    .carry_out(*guid, &done, &done)
+                    .await?;
+            }
+        }
+    }
+    let deleted = all().filter_map(|(guid, repo)| {
         let record = repo.record.known()?;
         let stone = record.deleted.as_ref()?;
         (!stone.purged).then_some((*guid, record.clone(), stone.due <= now))

@@ -137,6 +137,7 @@ impl Script<'_> {
     /// Open, whoever closed it.
     fn mount(&mut self, guid: Guid, network: Option<NetworkId>) -> Result<(), Stop> {
         self.want(Step::Record(guid, Patch::Suspend(None)))?;
+        self.want(Step::ClearStaging(Volume::Image(guid)))?;
         self.bring_back(guid)?;
         if self.repo(guid)?.storage.file.get()?.is_none() {
             return Err(Stop::Block(Blocked::ImageMissing));

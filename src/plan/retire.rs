@@ -347,7 +347,13 @@ impl Script<'_> {
     /// What is due by a repository's own record, whoever declares it.
     pub(super) fn housekeeping(&mut self, guid: Guid) -> Result<(), Stop> {
         let Some(record) = self.record(guid)? else {
-            return Ok(());
+            // Half-made, and nobody remembers what for.
+            let repo = self.repo(guid)?;
+            let image = repo.storage.file.get()?.is_some() || repo.trash.get()?.is_some();
+            return match image {
+                true => Ok(()),
+                false => self.want(Step::ClearStaging(Volume::Image(guid))),
+            };
         };
         let now = self.scratch.now;
         if self.is_over(guid) {

@@ -76,6 +76,10 @@ pub(super) fn guids(layout: &Layout) -> Result<BTreeSet<Guid>, String> {
         let name = name.strip_prefix(".new-").unwrap_or(&name);
         guids.extend(name.parse::<Guid>());
     }
+    for name in names(&layout.datastore())? {
+        let of_fork = name.strip_prefix(".fork-").map(str::parse::<Guid>);
+        guids.extend(of_fork.and_then(Result::ok));
+    }
     for name in names(&layout.trash_folder())? {
         guids.extend(name.parse::<Guid>());
     }

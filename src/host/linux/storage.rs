@@ -24,6 +24,8 @@ pub(super) struct Place {
     pub(super) file: PathBuf,
     pub(super) staging: PathBuf,
     pub(super) point: PathBuf,
+    /// A snapshot that lasts as long as the image is made from it.
+    snapshot: Option<PathBuf>,
     /// Where it lies once it is deleted.
     trash: Option<PathBuf>,
     /// A folder inside that is shown at a second place while it is mounted.
@@ -42,6 +44,7 @@ impl Place {
                     file: host.backing_file.clone(),
                     staging: staging.into(),
                     point: layout.datastore(),
+                    snapshot: None,
                     trash: None,
                     bind: None,
                 }
@@ -51,6 +54,7 @@ impl Place {
                 file: layout.image(guid),
                 staging: layout.new_image(guid),
                 point: layout.mount(guid),
+                snapshot: Some(layout.fork_snapshot(guid)),
                 trash: Some(layout.trash(guid)),
                 bind: Some((layout.docker_data_inside(guid), layout.docker_data(guid))),
             },
@@ -132,7 +136,7 @@ pub(super) fn observe(place: &Place) -> Storage {
         top.as_ref().map(|(path, size)| (path.as_path(), *size)),
     );
     Storage {
-        staging: presence(&place.staging),
+        staging: staging(place),
         file,
         header: header(place),
         device: size,
@@ -165,13 +169,22 @@ pub(super) fn file(path: &Path) -> Part<Size> {
 /// The file alone, of a volume that is not looked at any further.
 pub(super) fn outline(place: &Place) -> Storage {
     Storage {
-        staging: presence(&place.staging),
+        staging: staging(place),
         file: file(&place.file),
         header: Part::Hidden,
         device: Part::Hidden,
         mapper: Part::Hidden,
         frozen: Part::Absent,
         mount: Part::Hidden,
+    }
+}
+
+/// Whatever is half-made: the file, or what it is made from, whose removal a power
+/// cut may have undone.
+fn staging(place: &Place) -> Part<()> {
+    match (presence(&place.staging), &place.snapshot) {
+        (Part::Absent, Some(snapshot)) => presence(snapshot),
+        (seen, _) => seen,
     }
 }
 
@@ -581,12 +594,34 @@ pub(super) fn clean_fork(layout: &Layout, guid: Guid) -> Result<Done, StepError>
     Ok(Done::Changed)
 }
 
+/// Refuses an image that was cut short: mounting it would say nothing of that.
+fn is_whole(place: &Place, device: &Path) -> Result<(), StepError> {
+    let length = File::open(device).and_then(|mut device| {
+        use std::io::Seek as _;
+        device.seek(io::SeekFrom::End(0))
+    });
+    let length = Size::bytes(length.map_err(|error| wrong(device, error))?);
+    let spans = ext4::size(device, length).map_err(StepError::machine)?;
+    match spans > length {
+        true => Err(wrong(
+            &place.file,
+            format!(
+                "the image was cut short: its file system spans {spans}, and {length} are there"
+            ),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Corrects what an error left in an image's file system, before it is mounted.
 pub(super) async fn mend(place: &Place) -> Result<(), StepError> {
     let open = mount::at(&place.point)
         .map_err(StepError::machine)?
         .is_some();
     let device = place.top()?;
+    if !open && place.kind() == ext4::KIND {
+        is_whole(place, &device)?;
+    }
     if open || place.kind() != ext4::KIND || !ext4::has_errors(&device) {
         return Ok(());
     }
