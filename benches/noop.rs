@@ -29,10 +29,13 @@ fn write(folder: &Path, services: usize) {
         );
         for service in first..services.min(first + IN_REPOSITORY) {
             text.push_str(&format!(
-                "---\napiVersion: renet/v1\nkind: Service\nmetadata: {{ name: s{service} }}\nspec:\n  \
-                 repository: r{first}\n  compose:\n    inline: |\n      \
-                 {{\"services\": {{\"s{service}\": {{\"image\": \"i:1\"}}}}}}\n"
+                "---\napiVersion: renet/v1\nkind: Service\nmetadata: {{ name: s{service} }}\n\
+                 spec: {{ repository: r{first}, compose: {{ file: s{service}/compose.json }} }}\n"
             ));
+            let own = folder.join(format!("s{service}"));
+            fs::create_dir(&own).unwrap();
+            let compose = format!(r#"{{"services": {{"s{service}": {{"image": "i:1"}}}}}}"#);
+            fs::write(own.join("compose.json"), compose).unwrap();
         }
         fs::write(folder.join(format!("r{first}.yaml")), text).unwrap();
     }

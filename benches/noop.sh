@@ -82,14 +82,16 @@ kind: Service
 metadata: { name: s$number }
 spec:
   repository: $repository
+  compose: { file: s$number/docker-compose.yml }
   files: { image: { dir: image } }
-  compose:
-    inline: |
-      services:
-        s$number:
-          build: image
-          command: ["sleep", "100000"]
-          stop_grace_period: 0s
+YAML
+    mkdir "$desired/s$number"
+    cat >"$desired/s$number/docker-compose.yml" <<YAML
+services:
+  s$number:
+    build: image
+    command: ["sleep", "100000"]
+    stop_grace_period: 0s
 YAML
   done
 }
