@@ -8,9 +8,9 @@ command -v cargo >/dev/null || PATH=$PATH:${HOME:-/root}/.cargo/bin
 tree=target/mutants/tree
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/mutants
 
-# Of the twelve that the design names these are
-# not here, as what they break does not exist yet: no thaw; snapshot dropped while
-# unfinished; snapshot after writing; replace on an open image.
+# Of the twelve that the design names these are not here, as what they break does
+# not exist yet: snapshot dropped while unfinished; snapshot after writing; replace
+# on an open image.
 # name | file | a sed script, which must change the file
 mutants() {
   cat <<'LIST'
@@ -22,7 +22,7 @@ no worst case behind hidden|src/plan/script.rs|s/\.extend(object.repository().ma
 no worst case behind a left daemon|src/model/step/danger.rs|s/vec!\[Danger::StopsUnseen(guid)\]/Vec::new()/
 the trash forgets its content|src/model/step/effect.rs|s/repo.trash = std::mem::take(&mut repo.storage.file);/repo.storage.file = Part::Absent;/
 no failure is noted|src/model/step/mod.rs|s/| Step::Wait { guid, project, .. } => Some(Step::Record(/| Step::Wait { guid, project, .. } if project.name.as_str().is_empty() => Some(Step::Record(/
-half-made images stay|src/plan/repository.rs|s/self.want(Step::ClearStaging(volume))?;//
+half-made images stay|src/plan/image.rs|s/self.want(Step::ClearStaging(volume))?;//
 what starts is served|src/plan/routes.rs|s/(ContainerState::Running, _) => None,/(ContainerState::Running, _) => Some(true),/
 routes from hope|src/plan/routes.rs|s/table(self.desired, observed, &busy)/{ let _ = observed; table(self.desired, \&self.scratch, \&BTreeSet::new()) }/
 no protection|src/plan/script.rs|s/if record.protected && matches/if false \&\& record.protected \&\& matches/
@@ -40,15 +40,15 @@ the renamed one goes|src/plan/retire.rs|s/(of_repository && !self.new.is_empty()
 due at once|src/model/permit.rs|s/(stone.due <= now)/(stone.due <= now || true)/
 a tombstone's word is lost|src/plan/retire.rs|s/let held = record.deleted.is_some_and(|stone| stone.held);/let held = false;/
 what expired is made anew|src/plan/retire.rs|s/|| self.desired.repositories.contains_key(&guid)//
-a restore keeps its owner|src/plan/retire.rs|s/self.want(patch(Patch::Release))?;//
-the mark comes last|src/plan/retire.rs|s/script.want(Step::Record(guid, Patch::Delete(Some(stone))))?;/script.close(guid, record.network)?; script.want(Step::Record(guid, Patch::Delete(Some(stone))))?;/
+a restore keeps its owner|src/plan/act.rs|s/self.want(patch(Patch::Release))?;//
+the mark comes last|src/plan/retire.rs|s/script.mark_deleted(guid, stone)?;/script.close(guid, record.network)?; script.mark_deleted(guid, stone)?;/
 lost records look like a new machine|src/plan/datastore.rs|s/if seen.is_none() && !images.is_empty() {/if false \&\& !images.is_empty() {/
 an unknown image is no reason|src/resolve/identities.rs|s/if manifest.guid.is_none() && !self.unknown_images.is_empty() {/if false \&\& !self.unknown_images.is_empty() {/
 ids while a record is unreadable|src/resolve/identities.rs|s/Part::Unknown(why) => unreadable = Some(why.clone()),/Part::Unknown(_) => {}/
 others' tombstones are revived|src/resolve/mod.rs|s/let whose = (!source.asked.take_over)/let whose = false/
 a stopped project forgets its failure|src/model/record.rs|s/record.projects.remove(project);/record.projects.remove(project); record.failed.remove(project);/
-a missing image is made again|src/plan/repository.rs|s/true => Err(Stop::Block(Blocked::ImageMissing)),/true => Ok(()),/
-a name is taken twice|src/plan/retire.rs|s/self.name_is_free(guid, &record.name)?;//
+a missing image is made again|src/plan/image.rs|s/true => Err(Stop::Block(Blocked::ImageMissing)),/true => Ok(()),/
+a name is taken twice|src/plan/act.rs|s/self.name_is_free(guid, &record.name)?;//
 what is not well is no hindrance|src/plan/repository.rs|s/self.dependencies_are_well(spec, project)?;//
 what runs waits for its dependencies too|src/plan/repository.rs|s/if !up.holds(&self.scratch)? {/if true {/
 all start at once|src/execute/reconciler.rs|s/let depends = later.any(|on| desired.depends_on(&object, on));/let depends = later.any(|_| false);/
@@ -56,6 +56,16 @@ what starts now counts on what is put off|src/plan/repository.rs|s/later.push(pr
 all waits hold up all starts|src/execute/reconciler.rs|s/let opens = outcome.is_ok() && /let opens = false \&\& /
 stopped in the order of their names|src/plan/repository.rs|s/for project in owned.into_iter().rev() {/for project in owned {/
 stale addresses are published|src/plan/routes.rs|s/record.network.address(slot) != route.address/false \&\& record.network.address(slot) != route.address/
+no thaw|src/plan/script.rs|s/if self.base_blocked().is_none() \&\& self.is_frozen(guid) {/if false \&\& self.is_frozen(guid) {/
+a copy starts on its parent's containers|src/plan/image.rs|s/self.want(Step::CleanFork(guid))?;//
+an image is made without its passphrase|src/plan/image.rs|s/self.at_hand(&seal.passphrase)?;//
+a copy becomes another's|src/plan/image.rs|s/is.is_some_and(|is| is.parent == parent)/is.is_some()/
+encrypted or plain is all the same|src/plan/image.rs|s/if sealed != seal.is_some() {/if false \&\& sealed != seal.is_some() {/
+a key for boot is for ever|src/plan/image.rs|s/return match repo.key.get()?.is_some() || copied {/return match false \&\& copied {/
+a copy gets any network|src/plan/act.rs|s/self.network_is_free(guid, network)?;//
+the mapping does not grow|src/plan/image.rs|s/self.want(Step::GrowMapper(guid))?;//
+a closed datastore is opened|src/plan/datastore.rs|s/Some(by)) if !is_open =>/Some(by)) if false \&\& !is_open =>/
+the reserve is kept to the end|src/plan/retire.rs|s/self.make_room_to_free()?;//
 LIST
 }
 

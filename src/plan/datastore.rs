@@ -4,6 +4,9 @@ use crate::model::{Blocked, Guid, Object, Part, Size, Step, Stop, StoreAct, Susp
 /// With less free than this, BTRFS may refuse whatever it is asked.
 const LITTLE: Size = Size::mib(16);
 
+/// With less free than this part of it, it is nearly full: a word before an outage.
+const NEARLY_FULL: u64 = 20;
+
 /// How much is kept back of a datastore of that size.
 fn reserve(total: Size) -> Size {
     const PART: u64 = 64;
@@ -103,11 +106,18 @@ impl Script<'_> {
         if self.desired.store == Some(StoreAct::Relieve) {
             return self.want(Step::GiveReserve);
         }
-        let store = &self.scratch.datastore;
+        let store = self.scratch.datastore.clone();
         let (Some(total), Some(free)) = (store.storage.file.get()?, store.free.known()) else {
             return Ok(());
         };
         let size = reserve(*total);
+        if free.as_bytes() < total.as_bytes() / NEARLY_FULL {
+            let note = format!(
+                "nearly full: {free} of {total} are free; `renet prune --trash` or \
+                 `renet datastore expand` give room"
+            );
+            self.plan.notes.push((Object::Datastore, note));
+        }
         // Behind what is about to be opened: the next look sees it.
         if store.reserve == Part::Hidden {
             return Ok(());
