@@ -23,10 +23,10 @@ fn cut(machine: &mut Machine, steps: usize) {
     let mut command = machine.command(&["renet", "apply", "--yes"]);
     let mut apply = command.stdout(Stdio::piped()).spawn().unwrap();
     let told = BufReader::new(apply.stdout.take().unwrap());
-    for line in told.lines().take(steps).map_while(Result::ok) {
-        println!("{line}");
-    }
+    let told: Vec<String> = told.lines().map_while(Result::ok).take(steps).collect();
     machine.power_off_hard();
+    println!("{}", told.join("\n"));
+    assert_eq!(told.len(), steps, "it had ended before");
     apply.wait().unwrap();
     println!("-- power cut after {steps} steps --");
     machine.start();
