@@ -8,6 +8,10 @@ use renet::cli::{self, Cli, Failure};
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // It reads passphrases: no core of it is ever dumped.
+    if nix::unistd::geteuid().is_root() {
+        let _ = nix::sys::prctl::set_dumpable(false);
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("RENET_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     tracing_subscriber::fmt()

@@ -479,8 +479,11 @@ async fn unlock(
         match opened {
             Ok(()) => {
                 if stale {
-                    // A key that no longer fits is made anew.
-                    let _ = secrets::drop_key(&host.layout.key(guid));
+                    // A key that no longer fits is made anew, in its own slot.
+                    let killed = luks::kill_slot(device, Header::KEY_SLOT).await;
+                    if killed.is_ok() {
+                        let _ = secrets::drop_key(&host.layout.key(guid));
+                    }
                 }
                 return Ok(());
             }

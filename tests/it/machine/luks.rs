@@ -217,6 +217,16 @@ fn l35_what_opens_nothing_is_said_and_leaves_nothing_open() {
     with_passphrase(&machine, PASSPHRASE, 0, "repository autostart enable own");
     machine.expect(0, &["repository", "unmount", "own"]);
     machine.expect(0, &["repository", "validate", "own"]);
+    // One that no longer fits is made anew, by leave of the passphrase.
+    let key = format!("/mnt/rediacc/.credentials/keys/{guid}.key");
+    machine.sh(&format!("head -c 256 /dev/urandom >{key}"));
+    with_passphrase(
+        &machine,
+        PASSPHRASE,
+        0,
+        "repository mount own --password-stdin",
+    );
+    machine.expect(0, &["repository", "unmount", "own"]);
     machine.expect(0, &["repository", "mount", "own"]);
     machine.expect(0, &["repository", "autostart", "disable", "own"]);
     machine.expect(0, &["repository", "unmount", "own"]);
