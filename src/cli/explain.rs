@@ -146,15 +146,27 @@ impl<'a> Schema<'a> {
             .map(move |node| self.at(node, true))
     }
 
+    /// The few values that can be written there.
+    fn values(self) -> impl Iterator<Item = Schema<'a>> {
+        let choices = self.choices("oneOf");
+        choices.filter(|one| one.get("const").is_some())
+    }
+
+    /// Which fields go together where a mapping has several forms.
+    fn forms(self) -> impl Iterator<Item = Vec<&'a str>> {
+        self.choices("oneOf").map(|one| {
+            let fields = one.get("required").and_then(Value::as_array);
+            let fields = fields.into_iter().flatten();
+            fields.filter_map(Value::as_str).collect()
+        })
+    }
+
     /// What can be written there, in a few words.
     fn kind(self) -> String {
         if let Some(only) = self.get("const") {
             return format!("always {}", plain(only));
         }
-        let values: Vec<&str> = self
-            .choices("oneOf")
-            .map(|one| one.text_of("const"))
-            .collect();
+        let values: Vec<&str> = self.values().map(|one| one.text_of("const")).collect();
         if !values.is_empty() {
             return values.join(" | ");
         }
@@ -202,12 +214,12 @@ impl<'a> Schema<'a> {
         let said = said
             .or_else(|| self.get("const"))
             .or_else(|| self.get("default"));
-        let said = said
-            .cloned()
-            .or_else(|| self.choices("oneOf").next()?.example());
+        let said = said.cloned().or_else(|| self.values().next()?.example());
         said.or_else(|| {
             let mut out = Map::new();
-            for (name, field) in self.fields().filter(|(_, field)| field.required) {
+            let form = self.forms().next().unwrap_or_default();
+            let must = |name: &str, field: Schema| field.required || form.contains(&name);
+            for (name, field) in self.fields().filter(|(name, field)| must(name, *field)) {
                 out.insert(name.to_owned(), field.example()?);
             }
             (!out.is_empty()).then_some(Value::Object(out))
@@ -232,7 +244,7 @@ impl<'a> Schema<'a> {
                 out.push_str(&format!("  {line}\n"));
             }
         }
-        let choices = self.choices("oneOf").map(|one| {
+        let choices = self.values().map(|one| {
             let value = one.text_of("const").to_owned();
             [value, words(one.text_of("description"))]
         });
@@ -241,7 +253,12 @@ impl<'a> Schema<'a> {
             out.push_str(&format!("\n{}", table(["VALUE", ""], &choices, width)));
         }
         let fields = self.fields().map(|(name, field)| {
-            let must = if field.required { "required" } else { "" };
+            let either = self.forms().any(|form| form.contains(&name));
+            let must = match (field.required, either) {
+                (true, _) => "required",
+                (false, true) => "either",
+                (false, false) => "",
+            };
             let description = words(field.text_of("description"));
             [name.to_owned(), field.kind(), must.to_owned(), description]
         });
