@@ -214,7 +214,10 @@ impl<'a> Schema<'a> {
         let said = said
             .or_else(|| self.get("const"))
             .or_else(|| self.get("default"));
-        let said = said.cloned().or_else(|| self.values().next()?.example());
+        let said = said
+            .cloned()
+            .or_else(|| self.values().next()?.example())
+            .or_else(|| self.choices("anyOf").next()?.example());
         said.or_else(|| {
             let mut out = Map::new();
             let form = self.forms().next().unwrap_or_default();
