@@ -125,6 +125,7 @@ impl Session {
                 take_over: meant.take_over,
                 prune,
                 only,
+                ..Asked::default()
             },
             acts: Default::default(),
             store: None,
@@ -300,7 +301,7 @@ impl Session {
         self.carry_out_on(Some(guid), done, already).await
     }
 
-    /// The same for the datastore alone, without a repository.
+    /// The same for the datastore, the machine or routes, without a repository.
     pub async fn carry_out_on(
         &self,
         guid: Option<Guid>,
@@ -311,6 +312,7 @@ impl Session {
         // Of a command everything else stays as it is.
         let mine = |object: &Object| match object {
             Object::Datastore | Object::Machine => true,
+            other if self.source.asked.suspend.contains_key(other) => true,
             other => guid.is_some() && other.repository() == guid,
         };
         shown.plan.blocked.retain(|object, _| mine(object));

@@ -79,6 +79,7 @@ impl Trial {
             owner: trial.source.owner.clone(),
             take_over: false,
             retry: false,
+            command: false,
             told: Default::default(),
         });
         let (locks, options) = (LocalLocks::default(), Options::default());

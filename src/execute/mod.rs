@@ -245,7 +245,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             all_done.cancel();
         };
         let routes = async {
-            if self.options.only.is_none() {
+            if self.options.only.is_none() || !self.source.asked.suspend.is_empty() {
                 self.routes(retires).await;
             }
             loop {

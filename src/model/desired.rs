@@ -56,6 +56,11 @@ impl Desired {
             .chain(unresolved)
     }
 
+    /// Whether this is what a command asks, on top of what is there.
+    pub fn is_command(&self) -> bool {
+        !self.acts.is_empty() || self.store.is_some() || !self.asked.suspend.is_empty()
+    }
+
     /// Whether a project's object waits for another to be well before it starts.
     pub fn depends_on(&self, object: &Object, on: &Object) -> bool {
         let (Object::Service(guid, project), Object::Service(of, on)) = (object, on) else {
@@ -99,6 +104,9 @@ pub struct Asked {
     pub prune: Prune,
     /// The objects that are meant, where not all are: then nothing is retired.
     pub only: BTreeSet<Named>,
+    /// Routes and the machine that a command wants left alone from now on, or no
+    /// longer.
+    pub suspend: BTreeMap<Object, Option<Suspension>>,
 }
 
 impl Asked {

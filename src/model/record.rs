@@ -366,6 +366,9 @@ pub struct MachineRecord {
     /// The lowest network id that was never given out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_network: Option<NetworkId>,
+    /// Who said that all of it is to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
     /// Fields of a newer renet, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -388,6 +391,9 @@ pub struct RouteRecord {
     pub port: u16,
     /// The service's address, which never changes while it has its slot.
     pub address: std::net::Ipv4Addr,
+    /// Who said that it is to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
 }
 
 /// The slots file inside the image, as it is written: `.rediacc.json`.

@@ -61,6 +61,11 @@ impl Script<'_> {
                 seal: None,
             })?;
         }
+        // What is remembered in it may say that all of it is to be left alone.
+        if file.is_some() && self.scratch.machine == Part::Hidden && !self.desired.is_command() {
+            self.open(volume, None)?;
+            return Err(Stop::Hidden);
+        }
         if let Some(spec) = &spec {
             self.want(Step::GrowFile {
                 volume,

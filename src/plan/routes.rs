@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use super::script::Script;
 use crate::model::{
     Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Published,
-    Repository, RouteRecord, RouteTable, RunState, Shared, Slots, Step, Stop,
+    Repository, RouteRecord, RouteTable, RunState, Shared, Slots, Step, Stop, Suspension,
 };
 
 /// The route table, from what was *observed*: it never names a service that was
@@ -57,9 +57,14 @@ fn running(desired: &Desired, observed: &Actual, route: &RouteRecord) -> Option<
     {
         return Some(false);
     }
+    let holds = |suspension: &Suspension| suspension.holds_at(observed.now);
+    // Whatever runs: what is published stays, and nothing comes.
+    if route.suspended.as_ref().is_some_and(holds) {
+        return None;
+    }
     let suspended = record
         .and_then(|record| record.suspended.as_ref())
-        .is_some_and(|suspension| suspension.holds_at(observed.now));
+        .is_some_and(holds);
     match &repo.containers {
         Part::Known(projects) => {
             let container = projects
@@ -147,6 +152,7 @@ impl Script<'_> {
             service: spec.service.clone(),
             port: spec.port,
             address: spec.address,
+            suspended: known.and_then(|route| route.suspended.clone()),
         };
         self.want(Step::RecordRoute {
             name: name.clone(),

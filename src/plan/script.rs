@@ -4,7 +4,7 @@ use super::retire::Retirement;
 use super::{Limits, Plan, Share};
 use crate::model::{
     Actual, Blocked, Danger, Desired, Guid, MachineRecord, Name, Object, Origin, Part, Patch,
-    Record, Repository, RouteRecord, Shared, Step, Stop,
+    Record, Repository, RouteRecord, Shared, Step, Stop, Suspension,
 };
 
 /// Plans a share of everything.
@@ -17,6 +17,10 @@ pub fn plan(desired: &Desired, observed: &Actual, limits: &Limits, share: Share)
         plan: Plan::default(),
         exempt: false,
     };
+    if let Some(why) = script.all_suspended() {
+        script.nothing(&why, share);
+        return script.plan;
+    }
     let unresolved = desired.unresolved.iter();
     let unresolved = unresolved.filter(|(object, _)| share.covers(object));
     for (object, why) in unresolved {
@@ -29,6 +33,12 @@ pub fn plan(desired: &Desired, observed: &Actual, limits: &Limits, share: Share)
     script.plan.blocked.extend(standing);
     if share.covers(&Object::Datastore) && script.group(Object::Datastore, Script::datastore) {
         script.group(Object::Machine, Script::machine);
+    }
+    for (object, suspension) in &desired.asked.suspend {
+        if share.covers(object) {
+            let suspend = |script: &mut Script| script.suspend(object, suspension.as_ref());
+            script.exempt(|script| script.group(object.clone(), suspend));
+        }
     }
     for guid in script.parents_first() {
         if share.covers(&Object::Repository(guid)) {
@@ -63,6 +73,33 @@ enum Saved {
 }
 
 impl Script<'_> {
+    /// Why the whole machine is left alone, unless a command speaks. Behind a closed
+    /// datastore nobody knows.
+    fn all_suspended(&self) -> Option<Blocked> {
+        let seen = self.scratch.machine.known();
+        let machine = seen.filter(|_| !self.desired.is_command())?;
+        let suspension = machine.suspended.as_ref()?;
+        let holds = suspension.holds_at(self.scratch.now);
+        holds.then(|| Blocked::Suspended(suspension.clone()))
+    }
+
+    /// Nothing is done for anything, and all of it says why.
+    fn nothing(&mut self, why: &Blocked, share: Share) {
+        let objects = self.desired.objects().chain([Object::Machine]);
+        let objects = objects.filter(|object| share.covers(object) && self.is_meant(object));
+        let blocked = objects.map(|object| (object, why.clone()));
+        self.plan.blocked = blocked.collect();
+    }
+
+    /// Notes whether a route, or the machine, is to be left alone.
+    fn suspend(&mut self, object: &Object, suspension: Option<&Suspension>) -> Result<(), Stop> {
+        let suspension = suspension.cloned();
+        self.want(match object {
+            Object::Route(name) => Step::SuspendRoute(name.clone(), suspension),
+            _ => Step::SuspendMachine(suspension),
+        })
+    }
+
     /// All repositories, each after the one of which it becomes a copy.
     fn parents_first(&self) -> Vec<Guid> {
         let parent = |guid: &Guid| match &self.desired.repositories.get(guid)?.origin {
@@ -261,6 +298,9 @@ impl Script<'_> {
     /// it is suspended, or against its protection.
     fn gate(&self, step: &Step) -> Result<(), Stop> {
         let object = step.object();
+        if let Object::Route(name) = &object {
+            return self.gate_route(name);
+        }
         let Some(guid) = object.repository() else {
             return Ok(());
         };
@@ -288,6 +328,17 @@ impl Script<'_> {
         match suspensions.find(|suspension| suspension.holds_at(now)) {
             Some(suspension) => Err(Stop::Block(Blocked::Suspended(suspension.clone()))),
             None => Ok(()),
+        }
+    }
+
+    fn gate_route(&self, name: &Name) -> Result<(), Stop> {
+        let known = self.scratch.routes.get()?;
+        let suspended = known.and_then(|routes| routes.get(name)?.suspended.as_ref());
+        match suspended.filter(|suspension| suspension.holds_at(self.scratch.now)) {
+            Some(suspension) if !self.exempt => {
+                Err(Stop::Block(Blocked::Suspended(suspension.clone())))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -206,6 +206,7 @@ impl LinuxHost {
             Step::KeepReserve(size) => datastore::keep_reserve(layout, *size),
             Step::GiveReserve => datastore::give_reserve(layout),
             Step::ClaimMachine { name, owner } => records::claim_machine(layout, name, owner),
+            Step::SuspendMachine(by) => records::suspend_machine(layout, by.as_ref()),
             Step::Reserve {
                 guid,
                 name,
@@ -256,6 +257,7 @@ impl LinuxHost {
                 project,
             } => compose::down(layout, *guid, *network, project).await,
             Step::RecordRoute { name, route } => routes::record(layout, name, route),
+            Step::SuspendRoute(name, by) => routes::suspend(layout, name, by.as_ref()),
             Step::ForgetRoute(name) => routes::forget(layout, name),
             Step::StartProxy(spec) => traefik::start(layout, &self.binary, spec).await,
             Step::StopProxy => traefik::stop(layout).await,
@@ -402,7 +404,9 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         Step::KeepReserve(_) | Step::GiveReserve => {
             actual.datastore.reserve = datastore::reserve(layout);
         }
-        Step::ClaimMachine { .. } => actual.machine = records::machine(layout),
+        Step::ClaimMachine { .. } | Step::SuspendMachine(_) => {
+            actual.machine = records::machine(layout)
+        }
         Step::Record(guid, _) => {
             let repo = Repository {
                 record: records::record(layout, *guid),
@@ -472,7 +476,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             };
             actual.repositories = of_one(*guid, repo);
         }
-        Step::RecordRoute { .. } | Step::ForgetRoute(_) => {
+        Step::RecordRoute { .. } | Step::SuspendRoute(..) | Step::ForgetRoute(_) => {
             actual.routes = routes::observe_records(layout)
         }
         Step::PublishRoutes(_) => actual.published = routes::observe_published(layout),

@@ -11,7 +11,7 @@ use super::files::{self, read_json, write_atomic, write_json};
 use super::{btrfs, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
-    Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots,
+    Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots, Suspension,
     slots_from_json, slots_json,
 };
 
@@ -154,6 +154,16 @@ pub(super) fn claim_machine(
     let mut record = readable(machine(layout))?.unwrap_or_default();
     record.name = Some(name.clone());
     record.owner = Some(owner.clone());
+    write_machine(layout, &record)
+}
+
+/// Notes who said that the machine is to be left alone, or that nobody does.
+pub(super) fn suspend_machine(
+    layout: &Layout,
+    suspension: Option<&Suspension>,
+) -> Result<Done, StepError> {
+    let mut record = readable(machine(layout))?.unwrap_or_default();
+    record.suspended = suspension.cloned();
     write_machine(layout, &record)
 }
 

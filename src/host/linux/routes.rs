@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::files::{read_json, write_atomic, write_json};
 use super::records;
 use crate::host::{Done, StepError};
-use crate::model::{Format, Layout, Name, Part, Published, RouteRecord, RouteTable};
+use crate::model::{Format, Layout, Name, Part, Published, RouteRecord, RouteTable, Suspension};
 
 const MODE: u32 = 0o600;
 
@@ -41,6 +41,24 @@ pub(super) fn record(layout: &Layout, name: &Name, route: &RouteRecord) -> Resul
     };
     records.insert(name.clone(), route.clone());
     write_records(layout, &records)
+}
+
+/// Notes who said that a route is to be left alone, or that nobody does.
+pub(super) fn suspend(
+    layout: &Layout,
+    name: &Name,
+    suspension: Option<&Suspension>,
+) -> Result<Done, StepError> {
+    match observe_records(layout) {
+        Part::Known(mut records) => {
+            let route = records.get_mut(name);
+            let route = route.ok_or_else(|| StepError::race("it was forgotten"))?;
+            route.suspended = suspension.cloned();
+            write_records(layout, &records)
+        }
+        Part::Unknown(why) => Err(StepError::machine(why)),
+        Part::Absent | Part::Hidden => Err(StepError::race("it was forgotten")),
+    }
 }
 
 /// Forgets one Route manifest.

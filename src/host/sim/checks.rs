@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
 use crate::model::{
-    Actual, ContainerState, Guid, Health, Made, Name, NetworkId, Patch, Record, Step,
+    Actual, ContainerState, Guid, Health, Made, Name, NetworkId, Object, Patch, Record, Step,
 };
 
 impl World {
@@ -15,6 +15,9 @@ impl World {
     /// What may not be done, whatever the planner thought.
     pub(super) fn check_before(&mut self, step: &Step, seen: &Actual) {
         let mut wrong = Vec::new();
+        if self.is_left_alone(step, seen) {
+            wrong.push("it is to be left alone".to_owned());
+        }
         if let Some(guid) = step.object().repository() {
             let repo = seen.repositories.known().and_then(|all| all.get(&guid));
             if repo.is_some_and(|repo| repo.record.is_unknown()) {
@@ -78,6 +81,23 @@ impl World {
         })
     }
 
+    /// Nothing at all changes on a machine that is left alone, nor of a route that is.
+    fn is_left_alone(&self, step: &Step, seen: &Actual) -> bool {
+        let told = self.acting.as_ref().is_none_or(|acting| acting.command);
+        // Behind a closed datastore nobody knows.
+        let machine = seen.machine.known();
+        let machine = machine.and_then(|machine| machine.suspended.as_ref());
+        let route = match step.object() {
+            Object::Route(name) => {
+                let routes = seen.routes.known();
+                routes.and_then(|routes| routes.get(&name)?.suspended.as_ref())
+            }
+            _ => None,
+        };
+        let mut suspensions = machine.into_iter().chain(route);
+        !told && suspensions.any(|suspension| suspension.holds_at(self.actual.now))
+    }
+
     /// Nothing of what belongs to others, is suspended or protected changes; what
     /// is due by its own record goes.
     pub(super) fn forbidden(&self, step: &Step, guid: Guid, record: &Record) -> Option<String> {
@@ -125,7 +145,7 @@ impl World {
             return Some("it belongs to another source".to_owned());
         }
         let project = match step.object() {
-            crate::model::Object::Service(_, project) => record.suspended_projects.get(&project),
+            Object::Service(_, project) => record.suspended_projects.get(&project),
             _ => None,
         };
         let mut suspensions = record.suspended.iter().chain(project);

@@ -1,7 +1,7 @@
 use crate::model::{Patch, Step};
 
 /// The names of all kinds of steps, and of all changes of a record.
-pub const KINDS: [&str; 64] = [
+pub const KINDS: [&str; 66] = [
     "ClearStaging",
     "Format",
     "GrowFile",
@@ -26,6 +26,7 @@ pub const KINDS: [&str; 64] = [
     "KeepReserve",
     "GiveReserve",
     "ClaimMachine",
+    "SuspendMachine",
     "Reserve",
     "Trash",
     "Untrash",
@@ -42,6 +43,7 @@ pub const KINDS: [&str; 64] = [
     "Wait",
     "Down",
     "RecordRoute",
+    "SuspendRoute",
     "ForgetRoute",
     "StartProxy",
     "StopProxy",
@@ -95,6 +97,7 @@ pub fn kind(step: &Step) -> &'static str {
         Step::KeepReserve { .. } => "KeepReserve",
         Step::GiveReserve => "GiveReserve",
         Step::ClaimMachine { .. } => "ClaimMachine",
+        Step::SuspendMachine(_) => "SuspendMachine",
         Step::Reserve { .. } => "Reserve",
         Step::Trash { .. } => "Trash",
         Step::Untrash { .. } => "Untrash",
@@ -111,6 +114,7 @@ pub fn kind(step: &Step) -> &'static str {
         Step::Wait { .. } => "Wait",
         Step::Down { .. } => "Down",
         Step::RecordRoute { .. } => "RecordRoute",
+        Step::SuspendRoute(..) => "SuspendRoute",
         Step::ForgetRoute { .. } => "ForgetRoute",
         Step::StartProxy { .. } => "StartProxy",
         Step::StopProxy => "StopProxy",

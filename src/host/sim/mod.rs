@@ -100,7 +100,9 @@ pub struct Acting {
     pub take_over: bool,
     /// Whether failed revisions are tried again.
     pub retry: bool,
-    /// The repositories that a command named.
+    /// Whether a command is carried out.
+    pub command: bool,
+    /// The repositories that it named.
     pub told: BTreeSet<Guid>,
 }
 

@@ -125,6 +125,12 @@ impl Step {
                     machine.owner = Some(owner.clone());
                 }
             }
+            Step::SuspendMachine(suspension) => {
+                a.machine.or_known(MachineRecord::default());
+                if let Part::Known(machine) = &mut a.machine {
+                    machine.suspended.clone_from(suspension);
+                }
+            }
             Step::Reserve {
                 guid,
                 name,
@@ -274,6 +280,12 @@ impl Step {
                 a.routes.or_known(BTreeMap::new());
                 if let Part::Known(routes) = &mut a.routes {
                     routes.insert(name.clone(), route.clone());
+                }
+            }
+            Step::SuspendRoute(name, suspension) => {
+                let routes = a.routes.known_mut();
+                if let Some(route) = routes.and_then(|routes| routes.get_mut(name)) {
+                    route.suspended.clone_from(suspension);
                 }
             }
             Step::ForgetRoute(name) => {

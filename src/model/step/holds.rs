@@ -56,6 +56,10 @@ impl Step {
             Step::CloseDatastore(closed) => a.datastore.closed.get()? == closed.as_ref(),
             Step::KeepReserve(_) => a.datastore.reserve.get()?.is_some(),
             Step::GiveReserve => a.datastore.reserve.get()?.is_none(),
+            Step::SuspendMachine(suspension) => {
+                let machine = a.machine.get()?;
+                machine.and_then(|machine| machine.suspended.as_ref()) == suspension.as_ref()
+            }
             Step::ClaimMachine { name, owner } => a.machine.get()?.is_some_and(|machine| {
                 machine.name.as_ref() == Some(name) && machine.owner.as_ref() == Some(owner)
             }),
@@ -145,6 +149,11 @@ impl Step {
                 .containers
                 .get()?
                 .is_none_or(|containers| !containers.contains_key(project)),
+            Step::SuspendRoute(name, suspension) => a
+                .routes
+                .get()?
+                .and_then(|routes| routes.get(name))
+                .is_none_or(|route| route.suspended == *suspension),
             Step::RecordRoute { name, route } => a
                 .routes
                 .get()?

@@ -113,6 +113,8 @@ pub enum Step {
         /// Who declares it.
         owner: Owner,
     },
+    /// Notes that the whole machine is to be left alone, or no longer.
+    SuspendMachine(Option<Suspension>),
     /// Writes a new repository's record; fails if the name or network was taken meanwhile.
     Reserve {
         /// The repository.
@@ -212,6 +214,8 @@ pub enum Step {
         /// What it says.
         route: RouteRecord,
     },
+    /// Notes that a route is to be left alone, or no longer.
+    SuspendRoute(Name, Option<Suspension>),
     /// Forgets a Route manifest.
     ForgetRoute(Name),
     /// Starts the supervised proxy, again if its settings changed.
@@ -243,7 +247,7 @@ impl Step {
             | Step::CloseDatastore(_)
             | Step::KeepReserve(_)
             | Step::GiveReserve => Object::Datastore,
-            Step::ClaimMachine { .. } => Object::Machine,
+            Step::ClaimMachine { .. } | Step::SuspendMachine(_) => Object::Machine,
             Step::Record(
                 guid,
                 Patch::OwnProject(project, _)
@@ -278,7 +282,9 @@ impl Step {
             Step::Down { guid, project, .. } | Step::EraseFiles { guid, project } => {
                 Object::Service(*guid, project.clone())
             }
-            Step::RecordRoute { name, .. } | Step::ForgetRoute(name) => Object::Route(name.clone()),
+            Step::RecordRoute { name, .. }
+            | Step::SuspendRoute(name, _)
+            | Step::ForgetRoute(name) => Object::Route(name.clone()),
             Step::StartProxy(_) | Step::StopProxy | Step::PublishRoutes(_) => Object::Proxy,
         }
     }
@@ -305,6 +311,7 @@ impl Step {
         matches!(
             self,
             Step::ClaimMachine { .. }
+                | Step::SuspendMachine(_)
                 | Step::Reserve { .. }
                 | Step::Record(..)
                 | Step::DropRecord(_)

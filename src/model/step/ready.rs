@@ -28,6 +28,10 @@ impl Step {
         }
         match self {
             Step::ClearStaging(_) | Step::PublishRoutes(_) | Step::ForgetRoute(_) => Ok(()),
+            Step::SuspendRoute(name, _) => ready_if(
+                a.routes.get()?.is_some_and(|all| all.contains_key(name)),
+                "it was not noted",
+            ),
             Step::RecordRoute { route, .. } => {
                 let repo = a.repo(route.repository, &absent)?;
                 let slot = repo
@@ -174,7 +178,8 @@ impl Step {
             | Step::NoteDatastore(_)
             | Step::KeepReserve(_)
             | Step::GiveReserve
-            | Step::ClaimMachine { .. } => ready_if(
+            | Step::ClaimMachine { .. }
+            | Step::SuspendMachine(_) => ready_if(
                 a.datastore.storage.mount.get()?.is_some(),
                 "the datastore is closed",
             ),

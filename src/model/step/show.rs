@@ -42,6 +42,10 @@ impl fmt::Display for Step {
             Step::KeepReserve(size) => write!(f, "keep reserve            {size}"),
             Step::GiveReserve => f.write_str("give reserve back"),
             Step::ClaimMachine { name, .. } => write!(f, "name machine            {name}"),
+            Step::SuspendMachine(Some(by)) | Step::SuspendRoute(_, Some(by)) => {
+                write!(f, "suspend                 by {}", by.by)
+            }
+            Step::SuspendMachine(None) | Step::SuspendRoute(_, None) => f.write_str("resume"),
             Step::Reserve { network, .. } => write!(f, "reserve                 network {network}"),
             Step::Record(_, patch) => match patch {
                 Patch::Claim(owner) => write!(f, "adopt                   for {}", owner.source),

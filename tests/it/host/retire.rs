@@ -313,6 +313,27 @@ fn l18_l13_what_was_told_to_stop_or_is_protected_stays_so() {
     lab.expect(0, &["resume", "service/shop/web"]);
     lab.expect(0, &["apply"]);
     assert_eq!(page("web"), "again");
+    // A route alone: it leads on to where it led.
+    lab.expect(0, &["suspend", "route/web", "--reason", "held"]);
+    let manifest = lab.desired().join("web-route.yaml");
+    let route = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, route.replace("web.localhost", "www.localhost")).unwrap();
+    lab.says(0, &["apply"], "held");
+    assert_eq!(page("web"), "again");
+    fs::write(&manifest, route).unwrap();
+    lab.expect(0, &["resume", "route/web"]);
+    lab.says(3, &["suspend", "route/wbe"], "no route wbe");
+    // All of it.
+    lab.says(3, &["suspend", "machine/other"], "is called");
+    lab.expect(0, &["suspend", "machine/demo", "--reason", "moving"]);
+    lab.serve("shop", "web", "later");
+    let before = lab.running();
+    lab.says(0, &["apply"], "moving");
+    lab.says(0, &["diff"], "moving");
+    assert_eq!((lab.running(), page("web")), (before, "again".into()));
+    lab.expect(0, &["resume", "machine/demo"]);
+    lab.expect(0, &["apply"]);
+    assert_eq!(page("web"), "later");
 
     // L13: protection lives with the object.
     lab.repository("shop", "  protected: true\n  deletionPolicy: Delete\n");

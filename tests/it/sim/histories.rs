@@ -30,6 +30,8 @@ enum Op {
     /// Another source's folder is applied.
     Other(Folder, bool, Faults),
     Act(u8, Told, Faults),
+    /// The machine, or a route, is to be left alone for so many hours; or no longer.
+    Suspend(Option<u8>, Option<i64>, Faults),
     Store(Store, Faults),
     Later(i64),
     Expire(u8),
@@ -169,6 +171,7 @@ impl Story {
                 self.lab.run_source(&source, Options::default());
             }
             Op::Act(which, told, faults) => self.tell(*which, *told, faults),
+            Op::Suspend(which, hours, faults) => self.suspend(*which, *hours, faults),
             Op::Store(said, faults) => {
                 let act = match said {
                     Store::Unmount => StoreAct::Unmount(self.lab.suspension()),
@@ -211,6 +214,25 @@ impl Story {
             Op::Drift(which, drift) => apply_drift(&self.lab, *which, *drift),
         }
         self.lab.host.world().faults.clear();
+    }
+
+    fn suspend(&self, which: Option<u8>, hours: Option<i64>, faults: &[(usize, Fault)]) {
+        let lab = &self.lab;
+        let routes = lab.host.world().actual.routes.known().cloned();
+        let routes: Vec<Name> = routes.unwrap_or_default().into_keys().collect();
+        let object = match which {
+            None => Object::Machine,
+            Some(which) if !routes.is_empty() => {
+                Object::Route(routes[usize::from(which) % routes.len()].clone())
+            }
+            Some(_) => return,
+        };
+        let suspension = hours.map(|hours| Suspension {
+            until: Some(lab.now() + SignedDuration::from_hours(hours)),
+            ..lab.suspension()
+        });
+        lab.faults(faults);
+        lab.suspend(object, suspension);
     }
 
     fn tell(&self, which: u8, told: Told, faults: &[(usize, Fault)]) {
@@ -568,6 +590,8 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (any::<u8>(), told(), early())
             .prop_map(|(which, told, faults)| Op::Act(which, told, faults)),
         2 => (store(), early()).prop_map(|(said, faults)| Op::Store(said, faults)),
+        2 => (prop::option::of(any::<u8>()), prop::option::of(1..48_i64), early())
+            .prop_map(|(which, hours, faults)| Op::Suspend(which, hours, faults)),
         2 => (1..200_i64).prop_map(Op::Later),
         1 => any::<u8>().prop_map(Op::Expire),
         1 => any::<u8>().prop_map(Op::LoseRecord),

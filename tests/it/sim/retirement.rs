@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use renet::execute::{Options, Report};
 use renet::host::sim::{Fault, Unreadable};
 use renet::manifest::MovedFrom;
-use renet::model::{Act, Blocked, DataLossPermit, Guid, Object, Part, Prune, RunState, Suspension};
+use renet::model::{
+    Act, Blocked, DataLossPermit, Guid, NetworkId, Object, Part, Prune, RunState, Suspension,
+};
 use renet::plan::GRACE;
 use renet::resolve::free_network;
 
@@ -1072,4 +1074,91 @@ fn a_route_noted_for_an_address_that_its_repository_lost_is_not_published() {
     assert!(lab.run(&adopting).unwrap().in_sync());
     assert_ne!(lab.record(guid).unwrap().network, before);
     assert_eq!(lab.published(), BTreeSet::from(["r1-p0".to_owned()]));
+}
+
+#[test]
+fn a_suspended_route_is_not_changed_published_anew_nor_retired() {
+    let one = folder(1);
+    let lab = Lab::at_rest(&one);
+    let (route, guid) = (Object::Route(name("r0-p0")), lab.guid("r0"));
+    lab.suspend(route.clone(), Some(lab.suspension())).unwrap();
+    let published = lab.host.world().actual.published.clone();
+    // Its service is taken away, and then its manifest: what is published stays.
+    let mut stopped = one.clone();
+    stopped.repo(0).state = RunState::Stopped;
+    let report = lab.run(&stopped).unwrap();
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    assert_eq!(lab.host.world().actual.published, published);
+    assert!(lab.run(&one).unwrap().in_sync());
+    let mut gone = one.clone();
+    gone.repo(0).route = false;
+    let report = lab.prune(&gone).unwrap();
+    assert_eq!(reason(&report, &route), "Suspended");
+    assert!(report.in_sync() && report.performed.is_empty());
+    assert_eq!(lab.host.world().actual.published, published);
+    // Whose address it was may be somebody else's: that is not waited with.
+    let machine = lab.host.world().actual.repositories.clone();
+    if let Part::Known(record) = &mut lab.host.world().actual.repo_mut(guid).record {
+        record.network = NetworkId::try_from(4096).unwrap();
+    }
+    assert!(table(&lab).is_empty());
+    lab.host.world().actual.repositories = machine;
+
+    lab.suspend(route, None).unwrap();
+    assert!(lab.prune(&gone).unwrap().in_sync());
+    assert!(lab.published().is_empty());
+}
+
+/// What would be published now.
+fn table(lab: &Lab) -> renet::model::RouteTable {
+    let wave = lab.look(&lab.source(&Folder::default()));
+    renet::plan::table(&wave.desired, &wave.actual, &BTreeSet::new())
+}
+
+#[test]
+fn a_suspended_machine_is_left_alone_with_all_that_is_on_it() {
+    let both = two_with_one_deleted_without_manifest();
+    let lab = Lab::at_rest(&both);
+    let until = Some(lab.now() + jiff::SignedDuration::from_hours(2));
+    let suspension = Suspension {
+        until,
+        ..lab.suspension()
+    };
+    lab.suspend(Object::Machine, Some(suspension)).unwrap();
+    // In sync or not, it is said.
+    let report = lab.run(&both).unwrap();
+    assert_eq!(reason(&report, &Object::Machine), "Suspended");
+    lab.host.world().containers().for_each(|container| {
+        container.state = renet::model::ContainerState::Exited(137);
+    });
+    lab.host.world().actual.proxy = Part::Absent;
+    let mut changed = both.without(1);
+    changed.repo(0).size = 128;
+    let report = lab.prune(&changed).unwrap();
+    assert!(report.performed.is_empty(), "{:?}", report.performed);
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    let all = &report.last.plan.blocked;
+    assert!(all.values().all(|why| why.reason() == "Suspended"));
+    for object in [Object::Datastore, Object::Repository(lab.guid("r0"))] {
+        assert_eq!(reason(&report, &object), "Suspended");
+    }
+    // After a power loss it is opened to find that out, and nothing more.
+    lab.host.world().reboot();
+    let report = lab.prune(&changed).unwrap();
+    let opened: Vec<&str> = done(&report);
+    assert_eq!(opened, ["Attach", "Mount"]);
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    // A command is heard all the same.
+    let guid = lab.guid("r0");
+    lab.act(guid, Act::Up { network: None }).unwrap();
+    let mounted = lab.repo_of(guid);
+    assert!(mounted.storage.mount.known().is_some());
+    lab.later(2);
+    let report = lab.prune(&changed).unwrap();
+    assert!(report.in_sync() && !report.performed.is_empty());
+    assert!(all_quiet(&report), "{:?}", report.last.plan);
+}
+
+fn all_quiet(report: &Report) -> bool {
+    report.last.plan.blocked.is_empty()
 }

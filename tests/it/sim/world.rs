@@ -313,6 +313,20 @@ impl Lab {
         self.run_source(&source, options)
     }
 
+    /// What the command line does with a command on a route or the machine.
+    pub fn suspend(&self, object: Object, suspension: Option<Suspension>) -> Option<Report> {
+        let nobody = Guid::new(uuid::Uuid::nil());
+        let mut source = self.source(&Folder::default());
+        source.owner = source_of("command");
+        source.asked.suspend = BTreeMap::from([(object, suspension)]);
+        let options = Options {
+            shown: Some(Shown::of(&self.look(&source).plan)),
+            only: Some(nobody),
+            ..Options::default()
+        };
+        self.run_source(&source, options)
+    }
+
     /// What the command line does with a command on the datastore.
     pub fn store(&self, act: StoreAct) -> Option<Report> {
         let mut source = self.source(&Folder::default());
@@ -346,6 +360,9 @@ impl Lab {
             owner: source.owner.clone(),
             take_over: source.asked.take_over,
             retry: source.asked.retry,
+            command: !source.acts.is_empty()
+                || source.store.is_some()
+                || !source.asked.suspend.is_empty(),
             told: source.acts.keys().copied().collect(),
         });
         let locks = LocalLocks::default();

@@ -55,10 +55,8 @@ pub(super) fn explain(
         Step::LayOut if view.is_made(Volume::Datastore) => Explained::default(),
         Step::LayOut => drift("folders", "missing", Some("laid out")),
         Step::NoteDatastore(_) => Explained::default(),
-        Step::CloseDatastore(by) => {
-            let word = |closed: bool| Some(closed.to_string());
-            one("closed", word(by.is_none()), word(by.is_some()))
-        }
+        Step::CloseDatastore(by) => switch("closed", by.is_some()),
+        Step::SuspendMachine(by) | Step::SuspendRoute(_, by) => switch("suspended", by.is_some()),
         Step::KeepReserve(_) if view.is_made(Volume::Datastore) => Explained::default(),
         Step::KeepReserve(size) => {
             drift("emergency reserve", "given back", Some(&size.to_string()))
@@ -223,6 +221,11 @@ impl From<Field> for Explained {
 
 fn one(field: &str, from: Option<String>, to: Option<String>) -> Explained {
     Field::new(field, from, to).into()
+}
+
+/// What becomes so, or is so no longer.
+fn switch(field: &str, on: bool) -> Explained {
+    one(field, Some((!on).to_string()), Some(on.to_string()))
 }
 
 fn drift(field: &str, from: &str, to: Option<&str>) -> Explained {
