@@ -51,7 +51,10 @@ fn spans(block: &[u8; 1024], device: Size) -> Option<Size> {
     let tables = (u64::from(long(0x28)) * u64::from(short(0x58))) >> bits;
     let descriptors = u64::from(short(0xCE)) + (size >> 27) / 64 + 1;
     let least = (tables + descriptors + 3 + 50) << bits;
-    let lacking = device.as_bytes().saturating_sub(size);
+    // More than there is: its device was cut short.
+    let Some(lacking) = device.as_bytes().checked_sub(size) else {
+        return Some(Size::bytes(size));
+    };
     Some(if lacking < least {
         device
     } else {
@@ -131,6 +134,8 @@ mod tests {
             file.set_len(size_wanted.as_bytes()).unwrap();
             format(&path, Uuid::from_u128(7)).await.unwrap();
             assert_eq!(size(&path, size_wanted).unwrap(), size_wanted);
+            let shorter = Size::mib(mib - 1);
+            assert!(size(&path, shorter).unwrap() > shorter, "{mib}");
             let larger = Size::mib(mib + 64);
             assert!(size(&path, larger).unwrap() < larger, "{mib}");
         }
