@@ -17,7 +17,10 @@ cargo build --quiet --locked --profile ci
 root= times=$(mktemp -d)
 renet() { target/ci/renet --root "$root" "$@"; }
 leave() {
-  [ -z "$root" ] || { renet uninstall >/dev/null || true; rm -rf -- "$root"; }
+  [ -n "$root" ] || return 0
+  # What is still mounted is not ours to remove.
+  renet uninstall >/dev/null || { echo "benches/noop.sh: left behind: $root" >&2; return 1; }
+  rm -rf --one-file-system -- "$root"
   root=
 }
 trap 'leave; rm -rf -- "$times"' EXIT
