@@ -11,7 +11,7 @@ TRAEFIK_SHA256=1308728055151e4e6ab4e08826e865cd05ee4f438b25a010871117b133dced34
 
 packages() {
   local wanted=(btrfs-progs cryptsetup-bin e2fsprogs util-linux iproute2 busybox-static curl unzip
-    ca-certificates procps) missing=() package
+    ca-certificates openssl procps) missing=() package
   # Docker's own packages do as well, and Debian's would remove them.
   installed docker-ce || wanted+=(docker.io containerd runc)
   command -v cc >/dev/null || wanted+=(gcc libc6-dev)

@@ -258,7 +258,7 @@ impl Progress for Board {
     }
 
     fn ended(&self, desired: &Desired, performed: &Performed) {
-        let step = performed.step.to_string();
+        let step = desired.line(&performed.step);
         let step: Vec<&str> = step.split_whitespace().collect();
         let (what, message) = match &performed.outcome {
             Ok(Done::Already) => return,

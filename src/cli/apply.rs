@@ -86,15 +86,15 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         saved.check(&session, &wave, &changes)?;
     }
     let invalid = if session.invalid { 2 } else { 0 };
+    if args.output == Format::Text {
+        session.warn(&changes);
+    }
     if args.dry_run {
         output::print(args.output, &changes, || {
-            let mut text = render::changes(&changes, output::width());
+            let mut text = render::plan(&changes, output::width());
             if changes.in_sync {
                 text.push_str(&session.in_sync(&wave));
                 text.push('\n');
-            } else {
-                text.push_str("\nSteps:\n");
-                text.push_str(&render::steps(&changes));
             }
             text
         })?;
@@ -171,7 +171,7 @@ fn only_waits(report: &Report) -> bool {
                 || matches!(
                     why,
                     Blocked::StepFailed { .. }
-                        | Blocked::RevisionFailed
+                        | Blocked::RevisionFailed { .. }
                         | Blocked::DependencyBlocked { .. }
                 )
         })

@@ -48,6 +48,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let wave = session.look().await;
     session.check_selection(&wave)?;
     let changes = session.changes(&wave);
+    if args.output != Format::Json {
+        session.warn(&changes);
+    }
     if let Some(path) = &args.out {
         SavedPlan::of(&session, &meant, &changes)?.write(path)?;
     }

@@ -6,7 +6,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::listing::{AgentState, HealthState, Listing, Row, SyncState, agent_status, listing};
-use super::output::{self, Format, age, readable, revision};
+use super::output::{self, Format, age, count, readable, revision};
+use super::proxy::routed;
 use super::render::style::{CHANGED, DIM, REMOVED, paint};
 use super::session::{Meant, Session};
 use crate::model::{Layout, suggest};
@@ -18,6 +19,9 @@ pub struct Args {
     /// one object of it, like `service/shop/web`
     #[arg(value_name = "KIND[/NAME]")]
     what: Option<String>,
+    /// The name, where it is not said with the kind
+    #[arg(value_name = "NAME", hide = true)]
+    name: Option<String>,
     /// The folder of manifests
     #[arg(short = 'f', long, value_name = "PATH")]
     file: Option<PathBuf>,
@@ -34,7 +38,11 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Exit code 0; 2 for a kind that there is not, 3 where nothing has that name.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
-    let asked = args.what.as_deref().map(Asked::parse).transpose()?;
+    let what = match (&args.what, &args.name) {
+        (Some(kind), Some(name)) => Some(format!("{kind}/{name}")),
+        (what, _) => what.clone().filter(|what| what != "all"),
+    };
+    let asked = what.as_deref().map(Asked::parse).transpose()?;
     let meant = Meant {
         file: args.file.clone(),
         ..Meant::default()
@@ -48,7 +56,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         })?;
         return Ok(0);
     }
-    watch(&session, asked.as_ref(), args.output, listing, now).await
+    watch(session, &meant, asked.as_ref(), args.output, listing, now).await
 }
 
 /// Every object that was asked for, as it is now.
@@ -56,6 +64,7 @@ async fn look(session: &Session, asked: Option<&Asked>) -> anyhow::Result<(Listi
     let wave = session.look().await;
     let (status, running) = agent_status(&session.layout).await;
     let mut listing = listing(&wave, status.as_ref(), running);
+    listing.routed(&wave, &routed(&session.layout).await);
     if let Some(asked) = asked {
         listing.objects = asked.select(listing.objects)?;
     }
@@ -64,7 +73,8 @@ async fn look(session: &Session, asked: Option<&Asked>) -> anyhow::Result<(Listi
 
 /// Prints every row, and those that change as they do.
 async fn watch(
-    session: &Session,
+    mut session: Session,
+    meant: &Meant,
     asked: Option<&Asked>,
     format: Format,
     first: Listing,
@@ -93,20 +103,32 @@ async fn watch(
         print(row, now)?;
     }
     let mut before = first.objects;
+    let mut failure = None;
     loop {
         let next = async {
             tokio::time::sleep(LOOK).await;
-            look(session, asked).await
+            session.renew(meant)?;
+            look(&session, asked).await
         };
         let next = tokio::select! {
             _ = interrupt.recv() => return Ok(130),
             next = next => next,
         };
-        let Ok((listing, now)) = next else {
+        let (listing, now) = match next {
+            Ok(next) => next,
             // It is gone, and may come back.
-            continue;
+            Err(error) => {
+                let said = format!("{error:#}\n");
+                if failure.as_ref() != Some(&said) {
+                    output::warn(&said);
+                }
+                failure = Some(said);
+                continue;
+            }
         };
-        for row in listing.objects.iter().filter(|row| !before.contains(row)) {
+        failure = None;
+        let news = listing.objects.iter();
+        for row in news.filter(|row| !before.iter().any(|was| was.tells_the_same(row))) {
             print(row, now)?;
         }
         before = listing.objects;
@@ -170,7 +192,11 @@ impl Asked {
         }
         let (kind, name) = (self.kind, name.escape_debug().to_string());
         let names = others.iter().filter_map(|row| row.name.as_deref());
-        let cure = match suggest(&name, names.clone()) {
+        // A service is easily asked for without its repository.
+        let end = format!("/{name}");
+        let mut within = names.clone().filter(|one| one.ends_with(&end));
+        let near = within.next().filter(|_| within.next().is_none());
+        let cure = match near.or_else(|| suggest(&name, names.clone())) {
             Some(near) => format!("did you mean `{kind}/{near}`?"),
             None => match names.collect::<Vec<_>>() {
                 names if names.is_empty() => format!("there is no {kind} at all"),
@@ -187,6 +213,16 @@ impl Asked {
 const HEADER: [&str; 6] = ["KIND/NAME", "SYNC", "HEALTH", "REVISION", "AGE", "MESSAGE"];
 
 impl Row {
+    /// Whether nobody who watches needs to hear of it again: how much of a datastore
+    /// is used changes all the time.
+    fn tells_the_same(&self, other: &Self) -> bool {
+        let mut was = self.clone();
+        if was.kind == "datastore" && was.reason.is_none() {
+            was.message.clone_from(&other.message);
+        }
+        was == *other
+    }
+
     fn cells(&self, now: Timestamp) -> [String; 6] {
         let none = || "-".to_owned();
         let sync = match self.sync {
@@ -203,6 +239,7 @@ impl Row {
             HealthState::Progressing => paint(CHANGED, "Progressing"),
             HealthState::Unknown => paint(DIM, "Unknown"),
             HealthState::Degraded => paint(REMOVED, "Degraded"),
+            HealthState::Missing => paint(CHANGED, "Missing"),
         });
         // What was tried matters where it is not what is there.
         let revisions = match (&self.applied, &self.attempted) {
@@ -219,6 +256,21 @@ impl Row {
                 format!("{reason}: {}", self.message)
             }
             _ => self.message.clone(),
+        };
+        let message = match self.refused.as_slice() {
+            [] => message,
+            [first, more @ ..] => {
+                let more = match more.len() {
+                    0 => String::new(),
+                    many => format!(", and {many} more: `renet proxy routes` says all"),
+                };
+                let between = if message.is_empty() { "" } else { "; " };
+                format!("{message}{between}refused: {first}{more}")
+            }
+        };
+        let message = match self.warnings.len() {
+            0 => message,
+            many => format!("{message}; {}, see `renet diff`", count(many, "warning")),
         };
         [
             self.label(),
@@ -293,6 +345,13 @@ mod tests {
         };
         insta::assert_snapshot!("get_120", show(&wave, 120));
         insta::assert_snapshot!("get_80", show(&wave, 80));
+        let locale = |name: &str| (name == "LC_ALL").then(|| "C".to_owned());
+        for width in [80, 120] {
+            let text = output::readable_in(&show(&wave, width), locale).into_owned();
+            assert!(text.is_ascii() && !text.contains('?'), "{text}");
+            assert!(text.lines().all(|line| line.len() <= width), "{text}");
+            insta::assert_snapshot!(format!("get_{width}_in_c"), text);
+        }
 
         // What died is out of sync, and what is behind it is not well.
         for repo in trial.host.world().repositories() {
@@ -330,6 +389,7 @@ mod tests {
             "repositry",
             "secret",
             "repository/shpo",
+            "service/web",
             "route/zzz",
             "machine/x",
         ];
@@ -338,6 +398,33 @@ mod tests {
             format!("{}: {failure}\n", failure.code)
         });
         insta::assert_snapshot!("get_wrong", said.concat());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_yet_has_neither_network_nor_address() {
+        let show = async |trial: Trial| {
+            let wave = trial.look().await;
+            let text = text(&listing(&wave, None, false), wave.actual.now, 120);
+            anstream::adapter::strip_str(&text).to_string()
+        };
+        let there = show(Trial::new().await).await;
+        assert!(there.contains("network 28"), "{there}");
+        assert!(there.contains("web 127.0.11."), "{there}");
+        insta::assert_snapshot!("get_new", show(Trial::empty()).await);
+    }
+
+    #[tokio::test]
+    async fn who_watches_is_told_of_changes_and_not_of_every_byte_that_is_written() {
+        let trial = Trial::new().await;
+        let rows = listing(&trial.look().await, None, false).objects;
+        let is = |kind: &str| rows.iter().find(|row| row.kind == kind).unwrap().clone();
+        for (kind, same) in [("datastore", true), ("repository", false)] {
+            let mut later = is(kind);
+            later.message = "2GiB of 4GiB used".to_owned();
+            assert_eq!(is(kind).tells_the_same(&later), same, "{kind}");
+            later.sync = SyncState::OutOfSync;
+            assert!(!is(kind).tells_the_same(&later), "{kind}");
+        }
     }
 
     #[test]
@@ -352,6 +439,8 @@ mod tests {
             applied: Some("aaaaaaaaaaaa".to_owned()),
             attempted: Some("bbbbbbbbbbbb".to_owned()),
             since: None,
+            warnings: Vec::new(),
+            refused: Vec::new(),
         };
         let now = Timestamp::UNIX_EPOCH;
         assert_eq!(row.cells(now)[3], "aaaaaaa, not bbbbbbb");

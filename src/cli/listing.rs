@@ -2,6 +2,7 @@
 //! `status` show.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,8 +14,9 @@ use crate::agent::{self, Status, last_status};
 use crate::execute::{FileLocks, Lock, Locking as _, Mode, Wave};
 use crate::model::{
     Blocked, Container, ContainerState, Health, Layout, Object, ProjectSpec, Repository,
-    RepositorySpec, RunState, Size,
+    RepositorySpec, RouteSpec, RunState, Size,
 };
+use crate::router;
 
 /// Objects and how they fare: what `renet get -o json` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -47,6 +49,12 @@ pub struct Row {
     pub attempted: Option<String>,
     /// Since when agent or apply find it like this.
     pub since: Option<Timestamp>,
+    /// What of its compose file does not do what it says, each with its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What it asks the proxy for and does not get, each with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 /// Whether an object is what the manifests say.
@@ -79,10 +87,13 @@ pub enum HealthState {
     Unknown,
     /// It is not.
     Degraded,
+    /// It is not there yet.
+    Missing,
 }
 
 /// What the agent tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct AgentState {
     /// Whether one runs now.
     pub running: bool,
@@ -164,6 +175,82 @@ pub fn listing(wave: &Wave, status: Option<&Status>, running: bool) -> Listing {
     }
 }
 
+impl Listing {
+    /// Puts in what the router says: what each object asks for and does not get, and
+    /// where a route answers.
+    pub fn routed(&mut self, wave: &Wave, routes: &[router::Row]) {
+        for route in routes {
+            let Some(object) = asker(wave, &route.source) else {
+                continue;
+            };
+            let label = wave.desired.label(&object);
+            let at = self.objects.iter().position(|row| row.label() == label);
+            let at = match (at, &object) {
+                (Some(at), _) => at,
+                // It is shown where there is something to say of it.
+                (None, Object::Machine) => {
+                    self.objects.insert(0, row(wave, &object, None, false));
+                    0
+                }
+                (None, _) => continue,
+            };
+            let row = &mut self.objects[at];
+            if let Some(why) = &route.refused {
+                let what = match route.source == format!("route/{}", route.name) {
+                    true => why.clone(),
+                    false => format!("{}: {why}", route.name),
+                };
+                row.refused.push(what);
+                if row.sync != SyncState::Suspended {
+                    row.health = Some(HealthState::Degraded);
+                }
+            } else if let Object::Route(name) = &object
+                && row.sync == SyncState::Synced
+                && route
+                    .entry_points
+                    .iter()
+                    .any(|point| point == router::WEBSECURE)
+                && let (Some(spec), Some(proxy)) =
+                    (wave.desired.routes.get(name), &wave.desired.proxy)
+            {
+                row.message = leads(wave, spec, "https", proxy.https.filter(|port| *port != 443));
+            }
+        }
+    }
+}
+
+/// Who asked for it: the Machine, a Route, the Service whose container's label it is, or the
+/// repository of another container.
+fn asker(wave: &Wave, source: &str) -> Option<Object> {
+    match source.split_once('/') {
+        None => None,
+        Some(("machine", _)) => Some(Object::Machine),
+        Some(("route", name)) => Some(Object::Route(name.parse().ok()?)),
+        Some((network, service)) => {
+            let mut all = wave.desired.repositories.values();
+            let spec = all.find(|spec| spec.network.to_string() == network)?;
+            let mut projects = spec.projects.iter();
+            let project = projects.find(|(_, project)| project.services.contains_key(service));
+            Some(match project {
+                Some((project, _)) => Object::Service(spec.guid, project.clone()),
+                None => Object::Repository(spec.guid),
+            })
+        }
+    }
+}
+
+/// Where a route answers, and where it leads.
+fn leads(wave: &Wave, route: &RouteSpec, scheme: &str, port: Option<u16>) -> String {
+    let port = port.map_or(String::new(), |port| format!(":{port}"));
+    let none = Repository::default();
+    let seen = wave.actual.repo(route.repository, &none).unwrap_or(&none);
+    let to = match address(seen, &route.service) {
+        Some(address) => address.to_string(),
+        None => format!("{}/{}", wave.desired.name(route.repository), route.service),
+    };
+    format!("{scheme}://{}{port} → {to}:{}", route.host, route.port)
+}
+
 fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> Row {
     let label = wave.desired.label(object);
     let known = status.and_then(|status| status.objects.get(&label));
@@ -210,7 +297,14 @@ fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> 
         applied: known.and_then(|row| row.applied.clone()),
         attempted: known.and_then(|row| row.attempted.clone()),
         since,
+        warnings: warnings(wave, object),
+        refused: Vec::new(),
     }
+}
+
+fn warnings(wave: &Wave, object: &Object) -> Vec<String> {
+    let all = wave.desired.warnings().filter(|(of, _)| of == object);
+    all.map(|(_, warning)| warning.to_string()).collect()
 }
 
 /// What is shown first.
@@ -252,17 +346,35 @@ fn seen(wave: &Wave, object: &Object) -> (Option<HealthState>, String) {
             };
             let runs = spec.is_some_and(|spec| spec.state == RunState::Running);
             let seen = wave.actual.repo(*guid, &none).unwrap_or(&none);
-            let addresses = project.services.iter();
-            let addresses = addresses.map(|(name, service)| format!("{name} {}", service.address));
-            let message = addresses.collect::<Vec<_>>().join(", ");
-            (runs.then(|| project_health(project, seen)), message)
+            let services = project.services.keys();
+            let services = services.map(|name| match address(seen, name) {
+                Some(address) => format!("{name} {address}"),
+                None => name.clone(),
+            });
+            let message = services.collect::<Vec<_>>().join(", ");
+            let health = match seen.record.is_absent() {
+                true => HealthState::Missing,
+                false => project_health(project, seen),
+            };
+            (runs.then_some(health), message)
         }
         Object::Route(name) => route(wave, name),
     }
 }
 
+const NOT_YET: &str = "not there yet";
+
+/// The address of a service, where it has one: what a plan would give it is no fact.
+fn address(seen: &Repository, service: &str) -> Option<Ipv4Addr> {
+    let slot = seen.mirror.known()?.0.get(service)?;
+    Some(seen.record.known()?.network.address(*slot))
+}
+
 fn datastore(wave: &Wave) -> (Option<HealthState>, String) {
     let seen = &wave.actual.datastore;
+    if seen.storage.file.is_absent() {
+        return (Some(HealthState::Missing), NOT_YET.to_owned());
+    }
     let Some(mount) = seen.storage.mount.known() else {
         return (Some(HealthState::Degraded), "closed".to_owned());
     };
@@ -279,21 +391,25 @@ pub fn used(size: Size, free: Size) -> Size {
 }
 
 fn repository(spec: &RepositorySpec, seen: &Repository) -> (Option<HealthState>, String) {
+    let is_new = seen.record.is_absent();
     let mounted = seen.storage.mount.known().is_some();
     let serving = seen.daemon.known().is_some_and(|daemon| daemon.serving);
     let state = match (mounted, serving) {
         (true, true) => None,
         (true, false) => Some("mounted, daemon down"),
+        (false, _) if is_new => Some(NOT_YET),
         (false, _) => Some("closed"),
     };
+    let network = seen.record.known().map(|record| record.network);
     let what = [
         state.map(str::to_owned),
         Some(count(spec.declared.len(), "service")),
         Some(spec.size.to_string()),
-        Some(format!("network {}", spec.network)),
+        network.map(|network| format!("network {network}")),
     ];
     let message: Vec<String> = what.into_iter().flatten().collect();
     let health = match (spec.state, state) {
+        _ if is_new => Some(HealthState::Missing),
         (RunState::Offline, _) => None,
         (_, Some(_)) => Some(HealthState::Degraded),
         (RunState::Stopped, None) => Some(HealthState::Healthy),
@@ -312,16 +428,14 @@ fn route(wave: &Wave, name: &crate::model::Name) -> (Option<HealthState>, String
     };
     let published = wave.actual.published.known();
     let live = published.is_some_and(|table| table.contains_key(name));
-    let port = match wave.desired.proxy.as_ref().map(|proxy| proxy.http) {
-        Some(80) | None => String::new(),
-        Some(port) => format!(":{port}"),
-    };
-    let (host, address) = (&route.host, route.address);
+    let port = wave.desired.proxy.as_ref().map(|proxy| proxy.http);
+    let recorded = wave.actual.routes.known();
     let health = match live {
         true => HealthState::Healthy,
+        false if recorded.is_none_or(|all| !all.contains_key(name)) => HealthState::Missing,
         false => HealthState::Degraded,
     };
-    let message = format!("http://{host}{port} → {address}:{}", route.port);
+    let message = leads(wave, route, "http", port.filter(|port| *port != 80));
     (Some(health), message)
 }
 

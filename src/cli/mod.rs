@@ -3,23 +3,34 @@
 
 mod agent;
 mod apply;
+mod boot;
+mod compose;
+mod compose_flags;
+mod daemon;
 mod datastore;
 mod diff;
+mod docker;
 mod doctor;
 mod events;
 mod explain;
 mod get;
 mod given;
 mod history;
+mod install;
 mod interrupt;
+mod ips;
 mod listing;
 pub mod output;
 mod passphrase;
+mod passthrough;
 mod progress;
+mod proxy;
 mod prune;
 mod reconcile;
 pub mod render;
 mod repository;
+mod rollback;
+mod router;
 mod saved;
 mod schema;
 mod session;
@@ -70,18 +81,26 @@ enum Command {
     Repository(repository::Command),
     #[command(subcommand)]
     Datastore(datastore::Command),
+    Compose(compose::Args),
+    Docker(docker::Args),
+    Ips(ips::Args),
     Prune(prune::Args),
     Agent(agent::Args),
     Reconcile(reconcile::Args),
     Events(events::Args),
     Doctor(doctor::Args),
+    Rollback(rollback::Args),
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
+    Boot(boot::Args),
+    Install(install::Args),
     Uninstall(uninstall::Args),
-    #[command(subcommand, hide = true)]
-    Daemon(supervise::Daemon),
-    #[command(subcommand, hide = true)]
-    Proxy(supervise::Proxy),
+    #[command(subcommand)]
+    Daemon(daemon::Command),
+    #[command(subcommand)]
+    Proxy(proxy::Command),
+    #[command(subcommand)]
+    Router(router::Command),
     /// Print the version
     Version,
 }
@@ -124,16 +143,23 @@ pub async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::History(args) => history::run(&args, &layout),
         Command::Repository(command) => repository::run(&command, layout).await,
         Command::Datastore(command) => datastore::run(&command, layout).await,
+        Command::Compose(args) => compose::run(&args, layout).await,
+        Command::Docker(args) => docker::run(&args, layout).await,
+        Command::Ips(args) => ips::run(&args, layout).await,
         Command::Prune(args) => prune::run(&args, layout).await,
         Command::Agent(args) => agent::run(&args, layout).await,
         Command::Reconcile(args) => reconcile::run(&args, layout).await,
         Command::Events(args) => events::run(&args, &layout),
         Command::Doctor(args) => doctor::run(&args, layout).await,
+        Command::Rollback(args) => rollback::run(&args, layout).await,
         Command::Suspend(args) => suspend::suspend(&args, layout).await,
         Command::Resume(args) => suspend::resume(&args, layout).await,
+        Command::Boot(args) => boot::run(&args, layout).await,
+        Command::Install(args) => install::run(&args, layout).await,
         Command::Uninstall(args) => uninstall::run(&args, layout).await,
-        Command::Daemon(command) => supervise::daemon(&command, &layout),
-        Command::Proxy(command) => supervise::proxy(&command, &layout),
+        Command::Daemon(command) => daemon::run(&command, layout).await,
+        Command::Proxy(command) => proxy::run(&command, layout).await,
+        Command::Router(command) => router::run(&command, layout).await,
         Command::Version => {
             anstream::println!("renet {}", env!("CARGO_PKG_VERSION"));
             Ok(0)

@@ -73,16 +73,53 @@ pub fn readable_in(text: &str, variable: impl Fn(&str) -> Option<String>) -> Cow
     if !matches!(locale.as_deref(), Some("C" | "POSIX")) || text.is_ascii() {
         return Cow::Borrowed(text);
     }
+    // What takes more room is paid for by the next gap, so that columns stay where
+    // they are and lines as long.
+    const GAP: usize = 2;
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    let (mut spaces, mut owed) = (0_usize, 0);
+    for c in text.chars().chain(['\n']) {
+        if c == ' ' {
+            spaces += 1;
+            continue;
+        }
+        let paid = spaces.saturating_sub(GAP).min(owed);
+        owed -= paid;
+        out.extend(std::iter::repeat_n(' ', spaces - paid));
+        spaces = 0;
         match c {
             '→' => out.push_str("->"),
             '…' => out.push_str("..."),
             c if c.is_ascii() => out.push(c),
             _ => out.push('?'),
         }
+        owed = if c == '\n' { 0 } else { owed + room(c) - 1 };
     }
+    out.pop();
     Cow::Owned(out)
+}
+
+/// How many columns a character may take.
+fn room(c: char) -> usize {
+    match c {
+        '→' => 2,
+        '…' => 3,
+        _ => 1,
+    }
+}
+
+/// How many columns a text may take, in whatever locale.
+fn widest(text: &str) -> usize {
+    text.chars().map(room).sum()
+}
+
+/// What is known of one thing, a line each.
+pub fn facts<const N: usize>(facts: [(&str, Option<String>); N]) -> String {
+    let known = facts.into_iter();
+    let known = known.filter_map(|(name, value)| Some((name, value?)));
+    known
+        .map(|(name, value)| format!("{name:<12}{value}\n"))
+        .collect()
 }
 
 /// How many columns a text takes; its styles take none.
@@ -123,7 +160,8 @@ pub fn line<const N: usize>(row: &[String; N], widths: &[usize; N], width: usize
         out.push_str(&format!("{cell}{:gap$}{GAP}", ""));
     }
     let last = &row[N - 1];
-    if columns(&out) + columns(last) <= width {
+    let arrows = widest(last) - last.chars().count();
+    if columns(&out) + columns(last) + arrows <= width {
         out.push_str(last);
         out.truncate(out.trim_end().len());
         out.push('\n');
@@ -144,7 +182,7 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words(text) {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+            Some(line) if widest(line) + 1 + widest(&word) <= width => {
                 line.push(' ');
                 line.push_str(&word);
             }
@@ -226,6 +264,12 @@ mod tests {
         ] {
             assert_eq!(of(ascii), "a -> b... ?");
         }
+        let padded = "1 → 2…      note\n… → 1  2     3";
+        let ascii = |_: &str| Some("C".to_owned());
+        assert_eq!(
+            readable_in(padded, ascii),
+            "1 -> 2...   note\n... -> 1  2  3"
+        );
         for wide in [&[][..], &[("LC_ALL", "C.UTF-8"), ("LANG", "C")]] {
             assert_eq!(of(wide), text);
         }

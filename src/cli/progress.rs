@@ -71,9 +71,14 @@ impl Progress for Lines {
         self.draw(|running| *running.steps.entry(what).or_default() += 1, None);
     }
 
+    fn said(&self, desired: &Desired, step: &Step, line: &str) {
+        let what = render::short(desired, step);
+        self.draw(|_| (), Some(&format!("  {what} | {line}")));
+    }
+
     fn ended(&self, desired: &Desired, performed: &Performed) {
         let what = render::short(desired, &performed.step);
-        let line = render::performed(desired, performed);
+        let line = render::performed(desired, performed, output::width());
         self.draw(
             |running| {
                 running.steps.remove(&what);

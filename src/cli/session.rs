@@ -6,15 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::Method;
+
 use super::given::Given;
 use super::interrupt::Interrupt;
 use super::progress::Lines;
 use super::render::Outcome;
 use super::{Failure, need_root, output, render};
 use crate::agent::{self, last_status};
-use crate::execute::{FileLocks, Options, Report, Shown, Wave, look, run};
-use crate::host::linux::LinuxHost;
+use crate::execute::{
+    FileLocks, Lock, Locking as _, Mode, Options, Report, Shown, Wave, look, run,
+};
 use crate::host::linux::secrets::Secrets;
+use crate::host::linux::{LinuxHost, router};
 use crate::manifest::{self, OneFile};
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest};
 use crate::plan::changes::Changes;
@@ -170,6 +174,17 @@ impl Session {
         })
     }
 
+    /// Opens the folder anew where it has changed since.
+    pub fn renew(&mut self, meant: &Meant) -> anyhow::Result<()> {
+        let folder = manifest::load(&self.folder);
+        let is_same = folder.manifests.digest() == self.source.manifests.digest()
+            && folder.problems.is_empty() != self.invalid;
+        if !is_same {
+            *self = Self::open(self.layout.clone(), meant)?;
+        }
+        Ok(())
+    }
+
     /// One look, without locks.
     pub async fn look(&self) -> Wave {
         look(&self.host, &self.source, &self.ids).await
@@ -218,6 +233,11 @@ impl Session {
         wave.changes().expecting(starts)
     }
 
+    /// Says what of the compose files does not do what it says.
+    pub fn warn(&self, changes: &Changes) {
+        output::warn(&render::warnings(&changes.warnings, output::width()));
+    }
+
     /// The one line of a command that found nothing to do.
     pub fn in_sync(&self, wave: &Wave) -> String {
         render::in_sync(wave, self.began.elapsed())
@@ -238,6 +258,7 @@ impl Session {
             limit: how.limit,
             cancel: interrupt.token(),
             only: how.only,
+            keep_routes: how.keep_routes,
         };
         let locks = self.locks(how.lock_wait);
         let lines = Lines::new(how.quiet);
@@ -251,7 +272,25 @@ impl Session {
         )
         .await;
         lines.end();
+        if !how.keep_routes && !report.performed.is_empty() {
+            self.route(&locks).await;
+        }
         report
+    }
+
+    /// What labels of new containers ask for is published when the command ends: by the
+    /// router, else here. What goes wrong there, `renet proxy status` tells.
+    async fn route(&self, locks: &FileLocks) {
+        let layout = &self.layout;
+        let asked = router::ask(layout, Method::POST, "/refresh").await;
+        if !matches!(asked, Ok(None)) || !layout.published_routes().exists() {
+            return;
+        }
+        if let Ok(_held) = locks.lock(Lock::Routes, Mode::Alone).await
+            && let Err(error) = router::refresh(layout).await
+        {
+            output::warn(&format!("warning: routes: {error}\n"));
+        }
     }
 
     /// Writes down what a run of the folder came to, by the name of its command.
@@ -275,7 +314,7 @@ impl Session {
             5
         } else if self.invalid || is_another_machines(&report.last) {
             2
-        } else if !report.last.plan.in_sync() {
+        } else if !report.last.plan.in_sync() || fell_short(report) {
             3
         } else {
             0
@@ -348,6 +387,7 @@ pub struct How {
     /// How long each project may take to get well, whatever its manifest says.
     pub limit: Option<Duration>,
     pub only: Option<Guid>,
+    pub keep_routes: bool,
     /// Standard output is for the result alone.
     pub quiet: bool,
 }
@@ -358,6 +398,7 @@ impl Default for How {
             lock_wait: Duration::from_secs(30),
             limit: None,
             only: None,
+            keep_routes: false,
             quiet: false,
         }
     }
@@ -376,4 +417,10 @@ fn nothing_in(one: OneFile) -> Failure {
 pub fn is_another_machines(wave: &Wave) -> bool {
     let why = wave.plan.blocked.get(&Object::Machine);
     matches!(why, Some(Blocked::Immutable { .. }))
+}
+
+/// Whether a step failed that held up nothing.
+fn fell_short(report: &Report) -> bool {
+    let mut performed = report.performed.iter();
+    performed.any(|one| one.outcome.is_err() && one.step.holds_up_nothing())
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::listing::{AgentState, HealthState, Listing, SyncState, agent_status, listing, used};
 use super::output::{self, Format, age, count, revision, short_time};
+use super::proxy::routed;
 use super::session::{Meant, Session};
 use crate::execute::Wave;
 use crate::model::{Layout, Size};
@@ -38,6 +39,7 @@ pub struct Overview {
 
 /// Where the manifests are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct SourceState {
     /// The folder.
     pub path: String,
@@ -53,6 +55,7 @@ pub struct SourceState {
 
 /// What is declared, and how it fares. Every object is counted once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct MachineState {
     /// The machine's name.
     pub name: Option<String>,
@@ -90,6 +93,8 @@ pub struct Attention {
 /// How the datastore fares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DatastoreState {
+    /// Whether there is one.
+    pub made: bool,
     /// Whether it is mounted.
     pub open: bool,
     /// Its size in bytes.
@@ -113,7 +118,8 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     session.check_whole()?;
     let wave = session.look().await;
     let (status, running) = agent_status(&session.layout).await;
-    let listing = listing(&wave, status.as_ref(), running);
+    let mut listing = listing(&wave, status.as_ref(), running);
+    listing.routed(&wave, &routed(&session.layout).await);
     let source = SourceState {
         path: session.source.owner.source.clone(),
         revision: session.source.manifests.digest().short().to_owned(),
@@ -152,8 +158,10 @@ fn overview(wave: &Wave, listing: Listing, source: SourceState) -> Overview {
     for row in &listing.objects {
         let (counted, why) = match (row.sync, row.health) {
             (SyncState::Synced, Some(HealthState::Healthy)) => (&mut machine.healthy, None),
-            (SyncState::Synced, Some(HealthState::Degraded)) => {
-                (&mut machine.degraded, Some("not well".to_owned()))
+            (SyncState::Synced, Some(HealthState::Degraded | HealthState::Missing)) => {
+                let refused = row.refused.first().map(|why| format!("refused: {why}"));
+                let why = refused.unwrap_or_else(|| "not well".to_owned());
+                (&mut machine.degraded, Some(why))
             }
             (SyncState::Synced, Some(HealthState::Unknown)) => {
                 (&mut machine.degraded, Some("could not be seen".to_owned()))
@@ -195,6 +203,7 @@ fn datastore(wave: &Wave) -> Option<DatastoreState> {
     let images = wave.actual.repositories.known().into_iter().flatten();
     let promised = images.filter_map(|(_, repo)| repo.storage.file.known().or(repo.trash.known()));
     Some(DatastoreState {
+        made: !seen.storage.file.is_absent(),
         open: mount.is_some(),
         size: mount.map(|mount| mount.size),
         used: mount.zip(free).map(|(mount, free)| used(mount.size, *free)),
@@ -257,7 +266,11 @@ fn text(overview: &Overview, now: Timestamp, width: usize) -> String {
             (Some(used), Some(size)) => format!("{used} of {size} used, {promised} promised"),
             _ => format!("{promised} promised"),
         };
-        let right = if datastore.open { "healthy" } else { "closed" };
+        let right = match (datastore.made, datastore.open) {
+            (_, true) => "healthy",
+            (true, false) => "closed",
+            (false, false) => "not there yet",
+        };
         rows.push(row("datastore", left, right.to_owned()));
     }
     let agent = overview.agent.as_ref().filter(|agent| agent.running);

@@ -1,17 +1,24 @@
-//! The hidden commands that supervise daemons where no systemd does.
+//! The hidden commands that daemons are kept running by.
 
 use clap::Subcommand;
 
 use super::Failure;
-use crate::host::linux::{dockerd, freeze, traefik};
+use crate::host::linux::{LinuxHost, dockerd, freeze, hook};
 use crate::model::{Guid, Layout, NetworkId};
 
-/// Docker daemons
+/// What keeps a Docker daemon running
 #[derive(Debug, Subcommand)]
 pub enum Daemon {
     /// Keep the daemon of one network running
     #[command(hide = true)]
     Supervise {
+        /// The network's id
+        #[arg(long)]
+        network_id: u32,
+    },
+    /// Become the daemon of one network, as a service of systemd's
+    #[command(hide = true)]
+    Run {
         /// The network's id
         #[arg(long)]
         network_id: u32,
@@ -23,32 +30,34 @@ pub enum Daemon {
         #[arg(long)]
         guid: Guid,
     },
-}
-
-/// The reverse proxy
-#[derive(Debug, Subcommand)]
-pub enum Proxy {
-    /// Keep the proxy running
+    /// Run a function of the Rediaccfile in this folder until standard input ends
     #[command(hide = true)]
-    Supervise,
+    Hook {
+        /// What the file is called
+        #[arg(long)]
+        file: String,
+        /// The function
+        #[arg(long)]
+        function: String,
+    },
 }
 
 /// Supervises until told to end.
 pub fn daemon(command: &Daemon, layout: &Layout) -> anyhow::Result<u8> {
     match command {
         Daemon::Supervise { network_id } => {
-            let network = NetworkId::try_from(*network_id)
-                .map_err(|error| Failure::usage(error.to_string()))?;
-            dockerd::supervise(layout, network)?;
+            dockerd::supervise(layout, network(*network_id)?)?;
+        }
+        Daemon::Run { network_id } => {
+            let host = LinuxHost::new(layout.clone(), None, std::env::current_exe()?);
+            return Err(dockerd::run(&host, network(*network_id)?).into());
         }
         Daemon::Freeze { guid } => freeze::guard(layout, *guid)?,
+        Daemon::Hook { file, function } => return Ok(hook::guard(file, function)?),
     }
     Ok(0)
 }
 
-/// Supervises until told to end.
-pub fn proxy(command: &Proxy, layout: &Layout) -> anyhow::Result<u8> {
-    let Proxy::Supervise = command;
-    traefik::supervise(layout)?;
-    Ok(0)
+fn network(id: u32) -> Result<NetworkId, Failure> {
+    NetworkId::try_from(id).map_err(|error| Failure::usage(error.to_string()))
 }

@@ -47,8 +47,8 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// One that has come to rest.
-    pub async fn new() -> Self {
+    /// One on which nothing is there yet.
+    pub fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);
@@ -82,6 +82,12 @@ impl Trial {
             command: false,
             told: Default::default(),
         });
+        trial
+    }
+
+    /// One that has come to rest.
+    pub async fn new() -> Self {
+        let trial = Self::empty();
         let (locks, options) = (LocalLocks::default(), Options::default());
         let (host, source, ids) = (&trial.host, &trial.source, &trial.ids);
         let report = run(host, &locks, source, ids, &options, &Silent).await;

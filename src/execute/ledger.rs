@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Busy, Performed, Report, Wave};
 use crate::host::Done;
 use crate::model::{Actual, Blocked, Guid, Object, Part, Repository, Step};
-use crate::plan::{Plan, Share, Tried};
+use crate::plan::{Plan, Share, Tried, Undone};
 
 /// How many repositories are worked on at once. Who waits does not count.
 const WORKERS: usize = 16;
@@ -30,6 +30,7 @@ pub(super) struct Entries {
     /// Since when each revision is waited for.
     pub(super) waited: Vec<(Step, Instant)>,
     pub(super) tried: Tried,
+    pub(super) undone: Undone,
     pub(super) busy: Vec<(Object, Busy)>,
     pub(super) interrupted: bool,
 }

@@ -62,6 +62,15 @@ pub enum Busy {
         /// Its process and command.
         holder: String,
     },
+    /// Whoever waited would wait for itself.
+    #[error(
+        "the lock `{lock}` is held while this hook runs: a hook can call `renet compose --` and \
+         `renet docker --`, nothing that changes its own repository"
+    )]
+    OwnHook {
+        /// Which lock.
+        lock: Lock,
+    },
     /// The lock file itself cannot be used.
     #[error("lock `{lock}`: {error}")]
     Io {
@@ -126,6 +135,17 @@ impl FileLocks {
         }
     }
 
+    /// Whether this process was started by a hook that runs under the lock.
+    fn is_of_own_hook(&self, lock: Lock) -> bool {
+        let within = std::env::var("REDIACC_HOOK").ok();
+        let within = within.and_then(|guid| guid.parse::<Guid>().ok());
+        match lock {
+            Lock::Repository(guid) => within == Some(guid),
+            Lock::Datastore => within.is_some(),
+            Lock::Agent | Lock::Routes | Lock::Machine => false,
+        }
+    }
+
     fn open(&self, lock: Lock) -> io::Result<File> {
         std::fs::create_dir_all(&self.folder)?;
         OpenOptions::new()
@@ -139,12 +159,18 @@ impl FileLocks {
 
 impl Locking for FileLocks {
     async fn lock(&self, lock: Lock, mode: Mode) -> Result<Held, Busy> {
+        if mode == Mode::Alone && self.is_of_own_hook(lock) {
+            return Err(Busy::OwnHook { lock });
+        }
         let failed = |error: io::Error| Busy::Io {
             lock,
             error: error.to_string(),
         };
         let mut file = self.open(lock).map_err(failed)?;
-        let until = Instant::now() + self.patience;
+        // Who has just got it has not signed yet.
+        const SIGNED: Duration = Duration::from_millis(200);
+        let began = Instant::now();
+        let until = began + self.patience;
         let mut told = false;
         loop {
             let tried = match mode {
@@ -155,11 +181,18 @@ impl Locking for FileLocks {
                 Ok(()) => break,
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
                 Err(TryLockError::WouldBlock) => {
-                    let holder = holder(&mut file);
-                    if Instant::now() >= until {
+                    let signed = holder(&mut file);
+                    let waits = Instant::now() < until;
+                    if waits && signed.is_none() && began.elapsed() < SIGNED {
+                        tokio::time::sleep(Self::POLL).await;
+                        continue;
+                    }
+                    let holder = signed.unwrap_or_else(|| "unknown".to_owned());
+                    if !waits {
                         return Err(Busy::Held { lock, holder });
                     }
-                    if !told {
+                    // For itself nobody waits long, and it is no news to anybody.
+                    if !told && !is_own(&holder) {
                         (self.waiting)(lock, &holder);
                         told = true;
                     }
@@ -173,22 +206,27 @@ impl Locking for FileLocks {
     }
 }
 
-fn holder(file: &mut File) -> String {
+/// Who signed last, if anybody did.
+fn holder(file: &mut File) -> Option<String> {
     let mut text = String::new();
     let _ = file.rewind();
     let _ = file.read_to_string(&mut text);
-    match text.trim() {
-        "" => "unknown".to_owned(),
-        text => text.escape_debug().to_string(),
-    }
+    let line = text.lines().next().unwrap_or_default().trim();
+    (!line.is_empty()).then(|| line.escape_debug().to_string())
+}
+
+/// Whether this process signed.
+fn is_own(holder: &str) -> bool {
+    holder.starts_with(&format!("pid {} ", std::process::id()))
 }
 
 fn sign(file: &mut File) -> io::Result<()> {
     let command: Vec<String> = std::env::args().take(3).collect();
     let line = format!("pid {} ({})\n", std::process::id(), command.join(" "));
-    file.set_len(0)?;
+    // Never empty: whoever waits reads it meanwhile.
     file.rewind()?;
-    file.write_all(line.as_bytes())
+    file.write_all(line.as_bytes())?;
+    file.set_len(line.len() as u64)
 }
 
 /// Locks among the tasks of one process, for machines that nobody else can touch.
@@ -228,8 +266,14 @@ mod tests {
         let held = locks.lock(Lock::Datastore, Mode::Alone).await.unwrap();
         let busy = locks.lock(Lock::Datastore, Mode::Shared).await.unwrap_err();
         let pid = format!("pid {}", std::process::id());
-        assert!(told.lock().unwrap().starts_with(&pid));
         assert!(busy.to_string().contains(&pid));
+        // It was itself, which is no news; another is.
+        assert_eq!(*told.lock().unwrap(), "");
+        let file = folder.path().join(Lock::Datastore.to_string());
+        std::fs::write(file, "pid 1 (another)\n").unwrap();
+        let busy = locks.lock(Lock::Datastore, Mode::Shared).await.unwrap_err();
+        assert_eq!(*told.lock().unwrap(), "pid 1 (another)");
+        assert!(busy.to_string().contains("pid 1 (another)"));
         drop(held);
         locks.lock(Lock::Datastore, Mode::Alone).await.unwrap();
     }

@@ -145,12 +145,17 @@ pub struct Options {
     pub cancel: CancellationToken,
     /// The one repository that is worked on.
     pub only: Option<Guid>,
+    /// Whether the routes stay as they are: what starts or stops with its machine shows
+    /// nothing by it.
+    pub keep_routes: bool,
 }
 
 /// Told about every step as it begins and ends.
 pub trait Progress: Send + Sync {
     /// A step begins.
     fn begins(&self, _desired: &Desired, _step: &Step) {}
+    /// What a step runs printed a line.
+    fn said(&self, _desired: &Desired, _step: &Step, _line: &str) {}
     /// A step ended.
     fn ended(&self, _desired: &Desired, _performed: &Performed) {}
 }
@@ -245,6 +250,9 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             all_done.cancel();
         };
         let routes = async {
+            if self.options.keep_routes {
+                return;
+            }
             if self.options.only.is_none() || !self.source.asked.suspend.is_empty() {
                 self.routes(retires).await;
             }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::host::{Blame, Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, Blocked, Danger, Desired, Guid, Object, Part, Repository, Slot, Step, StoreAct,
+    Actual, Blocked, Danger, Desired, Guid, Object, Part, Patch, Repository, Slot, Step, StoreAct,
 };
 use crate::plan::{Limits, Plan, Share, plan};
 use crate::resolve::{Ids, Source, resolve};
@@ -147,7 +147,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         for _ in 0..MOST_WAVES {
             // What is open is seen by a closer look.
             let scope = match self.source.store {
-                Some(StoreAct::Unmount(_)) => Scope::All,
+                Some(StoreAct::Unmount(_) | StoreAct::Close) => Scope::All,
                 _ => Scope::Records,
             };
             let mut wave = self.look(share, scope, None).await;
@@ -312,7 +312,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             Share::Base | Share::Routes => {}
         }
         let desired = resolve(self.source, &actual, self.ids, self.host, scope).await;
-        let (tried, standing, busy) = {
+        let (tried, undone, standing, busy) = {
             let state = self.shared.state();
             if share == Share::Routes {
                 remember(&mut actual, &state.seen);
@@ -323,11 +323,13 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                 .filter(|(object, _)| share == Share::Routes && !share.covers(object))
                 .map(|(object, why)| (object.clone(), why.clone()))
                 .collect();
-            let tried = self.ledger.entries().tried.clone();
-            (tried, standing, state.working.clone())
+            let entries = self.ledger.entries();
+            let (tried, undone) = (entries.tried.clone(), entries.undone.clone());
+            (tried, undone, standing, state.working.clone())
         };
         let limits = Limits {
             tried: &tried,
+            undone: &undone,
             retires,
             standing: &standing,
             busy: &busy,
@@ -369,7 +371,12 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             if waits.put_off(&wave.desired, step) {
                 continue;
             }
-            let cx = hand.cx();
+            let (lines, mut said) = tokio::sync::mpsc::unbounded_channel();
+            let cx = Cx {
+                limit: self.options.limit,
+                lines: Some(lines),
+                ..hand.cx()
+            };
             let outcome = match self.again(step) {
                 Some(error) => Err(error),
                 None => {
@@ -379,7 +386,22 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                     };
                     let began = Instant::now();
                     self.progress.begins(&wave.desired, step);
-                    let outcome = self.host.perform(step, &cx).await;
+                    let outcome = {
+                        let outcome = self.host.perform(step, &cx);
+                        tokio::pin!(outcome);
+                        loop {
+                            tokio::select! {
+                                biased;
+                                Some(line) = said.recv() => {
+                                    self.progress.said(&wave.desired, step, &line);
+                                }
+                                outcome = &mut outcome => break outcome,
+                            }
+                        }
+                    };
+                    while let Ok(line) = said.try_recv() {
+                        self.progress.said(&wave.desired, step, &line);
+                    }
                     drop(lock);
                     self.ended(wave, step, &outcome, began);
                     outcome
@@ -519,19 +541,28 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         if error.blame == Blame::Race {
             return;
         }
-        if error.blame == Blame::Revision
-            && let Some(note) = step.on_error()
-        {
+        let note = step.on_error().filter(|_| error.blame == Blame::Revision);
+        if let Some(note) = &note {
             let noted = match self.locks.lock(Lock::Machine, Mode::Alone).await {
-                Ok(_lock) => self.host.perform(&note, cx).await,
+                Ok(_lock) => self.host.perform(note, cx).await,
                 Err(busy) => Err(StepError::machine(busy.to_string())),
             };
             if let Err(error) = noted {
                 tracing::warn!(step = %note, %error, "could not note the failed revision");
             }
         }
+        if error.blame == Blame::Revision && step.holds_up_nothing() {
+            return;
+        }
         let mut entries = self.ledger.entries();
-        entries.tried.insert(step.object(), failed(step, error));
+        let why = failed(step, error);
+        match note {
+            // What was there before may come back.
+            Some(Step::Record(_, Patch::Failed(_, revision))) => {
+                entries.undone.insert(step.object(), (revision, why));
+            }
+            _ => drop(entries.tried.insert(step.object(), why)),
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
 
-use crate::model::{Actual, Digest, FileSet, Guid, Name, ProjectSpec, RelPath, Step};
+use crate::model::{Actual, Digest, FileSet, Guid, Name, ProjectSpec, RelPath, Step, Warning};
 
 /// A machine: what it is, and the one way to change it.
 pub trait Host: ComposeDoor + Send + Sync {
@@ -60,6 +61,8 @@ pub struct Cx {
     /// Descriptors of locks, which short programs inherit: so that none of them
     /// outlives its lock.
     pub locks: Vec<Arc<File>>,
+    /// Who hears what hooks print, a line at a time.
+    pub lines: Option<UnboundedSender<String>>,
 }
 
 impl Cx {
@@ -190,6 +193,8 @@ pub struct ComposeOutput {
     pub text: String,
     /// Compose's hash of each service in that very text.
     pub hashes: BTreeMap<String, String>,
+    /// What of the file as written does not do what it says.
+    pub warnings: Vec<Warning>,
 }
 
 /// The compose resolver's door to the program.

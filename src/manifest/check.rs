@@ -17,6 +17,7 @@ pub(super) fn check(all: &[&Found], complete: bool, report: &Report) -> BTreeSet
     shared_services(all, &mut bad, report);
     circles(all, &mut bad, report);
     service::check(all, complete, &mut bad, report);
+    secure(all, &mut bad, report);
     if complete {
         dangling(all, &mut bad, report);
     }
@@ -105,6 +106,32 @@ fn clashes(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
                 format!("first at {}: change one", first.shown()),
             );
         });
+    }
+}
+
+/// Routes that want HTTPS of a Machine that has none.
+fn secure(all: &[&Found], bad: &mut BTreeSet<usize>, report: &Report) {
+    let mut machines = all.iter().filter_map(|found| match &found.document {
+        Some(Document::Machine(machine)) => Some(machine),
+        _ => None,
+    });
+    if machines.next().is_none_or(|one| one.proxy.https.is_some()) {
+        return;
+    }
+    for (index, found) in all.iter().enumerate() {
+        if let Some(Document::Route(route)) = &found.document
+            && route.tls == Some(true)
+        {
+            bad.insert(index);
+            report.at(
+                found.place("tls"),
+                format!(
+                    "route `{}` wants HTTPS, which the Machine has not",
+                    route.name
+                ),
+                "add `certificates:` or `acme:` to its `proxy:`",
+            );
+        }
     }
 }
 

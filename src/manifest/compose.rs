@@ -8,7 +8,7 @@ use super::decode::{claims, is_plain};
 use super::problem::{Place, Report, Source};
 use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT};
 use super::tree::{Kind, Node, duplicates, parse};
-use crate::model::{FileEntry, FileSet, RelPath};
+use crate::model::{FileEntry, FileSet, Rediaccfile, RelPath};
 
 const FILE_LIMIT: usize = 64 << 20;
 const PROJECT_LIMIT: usize = 512 << 20;
@@ -92,6 +92,7 @@ pub(super) fn gather(
     }
     gather.compose(&compose_file, place, true);
     gather.refuse_files_as_folders();
+    gather.refuse_calls();
     let origins = gather.origins.values();
     let reach = Reach {
         files: origins.filter_map(|origin| origin.from.clone()).collect(),
@@ -436,6 +437,43 @@ impl Gather<'_> {
         }
     }
 
+    /// What the project's Rediaccfile may not call.
+    fn refuse_calls(&self) {
+        let named = |path: &RelPath| Rediaccfile::is_called(path.as_str());
+        let mut found = self.files.iter().filter(|(path, _)| named(path));
+        let Some((path, entry)) = found.next() else {
+            return;
+        };
+        let origin = &self.origins[path];
+        if let Some((other, _)) = found.next() {
+            let message = format!("`{path}` and `{other}` are both this project's Rediaccfile");
+            self.report.at(&origin.place, message, "keep one of them");
+        }
+        let Ok(text) = str::from_utf8(entry.bytes()) else {
+            let message = format!("`{path}` is not UTF-8 text");
+            return self.report.at(&origin.place, message, "write it as UTF-8");
+        };
+        let source = origin.from.as_ref();
+        let source = source.map(|from| Source::new(self.root.shown(from), text.to_owned()));
+        for one in Rediaccfile::read(path.as_str(), text).refused {
+            let (place, line) = match &source {
+                Some(source) => {
+                    let place = Place {
+                        source: source.clone(),
+                        span: one.span,
+                    };
+                    (place, String::new())
+                }
+                None => (
+                    origin.place.clone(),
+                    format!(" in line {} of `{path}`", one.line),
+                ),
+            };
+            let message = format!("`{}`{line} passes by renet", one.call);
+            self.report.at(&place, message, one.cure);
+        }
+    }
+
     /// Everything beneath the folder `full`, at `path` in the project.
     fn bring_folder(&mut self, full: Option<&RelPath>, path: Option<&RelPath>, place: &Place) {
         let entries = match self.root.list(full) {
@@ -492,7 +530,7 @@ impl Gather<'_> {
 }
 
 /// The items of a list, or the one value.
-fn one_or_many(node: &Node) -> &[Node] {
+pub(super) fn one_or_many(node: &Node) -> &[Node] {
     match &node.kind {
         Kind::List(items) => items,
         _ => std::slice::from_ref(node),
@@ -514,13 +552,22 @@ pub(super) fn is_yaml(path: &RelPath) -> bool {
         .any(|end| path.as_str().ends_with(end))
 }
 
+/// Whether compose would fetch it: by a scheme, or as git names a repository.
+pub(super) fn is_elsewhere(text: &str) -> bool {
+    let scheme = text.split_once(':');
+    let scheme = scheme.is_some_and(|(scheme, _)| !scheme.contains('/') && !scheme.contains('$'));
+    let git = text
+        .split('#')
+        .next()
+        .is_some_and(|url| url.ends_with(".git"));
+    let hosted = text.starts_with("git@") || text.starts_with("github.com/");
+    scheme || git || hosted || text.contains("://")
+}
+
 /// A path in the project that a file in its folder `dir` names; empty for the
 /// project's folder itself.
 fn resolve(dir: &str, text: &str) -> Result<String, Refusal> {
-    let scheme = text
-        .split_once(':')
-        .is_some_and(|(scheme, _)| !scheme.contains('/'));
-    if scheme || text.contains("://") || text.starts_with("git@") {
+    if is_elsewhere(text) {
         return Err(Refusal::new(
             "comes from elsewhere",
             "put a copy beside the compose file and name that",

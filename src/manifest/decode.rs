@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::fields::{Fields, near, number, plain, text};
 use super::problem::{Place, Report, Source, is_hostile};
-use super::repository::{absolute, repository};
+use super::proxy::proxy;
+use super::repository::{absolute, repository, yes_or_no};
 use super::root::Root;
 use super::service::service;
 use super::tree::{Kind, Node, duplicates};
 use super::{
-    Digested, Machine, MachineDatastore, MovedFrom, Proxy, Repository, Route, Service, compose,
-    variables,
+    Digested, Machine, MachineDatastore, MovedFrom, Repository, Route, Service, compose, variables,
 };
 use crate::model::{HostName, Name, RelPath, Size};
 
@@ -172,7 +172,7 @@ pub(super) fn document(node: &Node, context: &mut Context) -> Option<Found> {
     };
     let document = fields.required_map("spec", cure).and_then(|spec| {
         let document = match kind {
-            "Machine" => machine(&spec, found.name.as_ref())
+            "Machine" => machine(&spec, found.name.as_ref(), context)
                 .map(Digested::from)
                 .map(Document::Machine),
             "Repository" => repository(&spec, &mut found, context)
@@ -262,7 +262,7 @@ pub(super) fn is_plain(part: &str) -> bool {
     !part.starts_with('-') && !part.contains(odd)
 }
 
-fn port(node: &Node) -> Result<u16, String> {
+pub(super) fn port(node: &Node) -> Result<u16, String> {
     let cure = "write a port from 1 to 65535";
     match number(node, cure)? {
         0 => Err(cure.into()),
@@ -270,7 +270,7 @@ fn port(node: &Node) -> Result<u16, String> {
     }
 }
 
-fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
+fn machine(spec: &Fields, name: Option<&Name>, context: &Context) -> Option<Machine> {
     let datastore = spec.map("datastore").map(|fields| {
         let size = fields.required("size", "`size:`, like `size: 20G`", |node| {
             size(node, Size::SMALLEST_DATASTORE, "a datastore")
@@ -282,10 +282,11 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
         size.map(|size| MachineDatastore { size, backing_file })
     });
     let proxy = spec.map("proxy").map(|fields| {
-        let http = fields.optional("http", port);
+        let proxy = proxy(&fields, context);
         fields.finish();
-        http.map_or_else(Proxy::default, |http| Proxy { http })
+        proxy
     });
+    let base_domain = spec.optional("baseDomain", text::<HostName>);
     spec.checked("variables", variables::check_name, variables::check_value);
     Some(Machine {
         name: name?.clone(),
@@ -294,6 +295,7 @@ fn machine(spec: &Fields, name: Option<&Name>) -> Option<Machine> {
             Some(datastore) => Some(datastore?),
             None => None,
         },
+        base_domain,
         proxy: proxy.unwrap_or_default(),
     })
 }
@@ -325,7 +327,8 @@ fn route(spec: &Fields, found: &mut Found) -> Option<Route> {
         "`host:`, like `host: shop.example.com`",
         text::<HostName>,
     );
-    for field in ["service", "host"] {
+    let tls = spec.optional("tls", yes_or_no);
+    for field in ["service", "host", "tls"] {
         found.places.insert(field, spec.place(field));
     }
     let (repository, service) = service?;
@@ -335,5 +338,6 @@ fn route(spec: &Fields, found: &mut Found) -> Option<Route> {
         service,
         port: port?,
         host: host?,
+        tls,
     })
 }

@@ -17,6 +17,7 @@ mod fields;
 mod hidden;
 mod load;
 mod problem;
+mod proxy;
 mod render;
 mod repository;
 mod root;
@@ -24,22 +25,26 @@ pub mod schema;
 mod service;
 mod tree;
 mod variables;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
 
 use crate::model::{
-    DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name, Named, NetworkId, RelPath,
-    RunState, Seal, SecretRef, Size,
+    Acme, CertificateFiles, DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name,
+    Named, NetworkId, OnFailure, ProxySpec, RelPath, RunState, Schedule, Seal, SecretRef, Size,
 };
 
 pub use digested::Digested;
 pub use load::{Loader, OneFile, load, load_file};
 pub use problem::Problem;
 pub use render::{Listed, Validation};
+pub use written::Written;
+pub(crate) use written::normal;
 
 /// A folder of manifests as read.
 #[derive(Clone, Debug)]
@@ -99,6 +104,41 @@ impl Manifests {
     pub fn backing_file(&self) -> Option<PathBuf> {
         let datastore = self.machine.as_ref()?.datastore.as_ref()?;
         datastore.backing_file.clone()
+    }
+
+    /// Whether a compose file speaks of labels that ask for routes.
+    pub fn ask_for_routes(&self) -> bool {
+        const WORDS: [&str; 5] = [
+            "traefik.enable",
+            "rediacc.service_port",
+            "rediacc.domain",
+            "rediacc.tcp_ports",
+            "rediacc.udp_ports",
+        ];
+        self.services.values().any(|service| {
+            let file = service.files.files().get(&service.compose_file);
+            let text = file.map(|file| String::from_utf8_lossy(file.bytes()));
+            text.is_some_and(|text| WORDS.iter().any(|word| text.contains(word)))
+        })
+    }
+
+    /// The proxy, where there is a Machine.
+    pub fn proxy(&self) -> Option<ProxySpec> {
+        let machine = self.machine.as_ref()?;
+        let proxy = &machine.proxy;
+        Some(ProxySpec {
+            http: proxy.http,
+            router: proxy.router,
+            address: proxy.address,
+            tcp: proxy.tcp.clone(),
+            udp: proxy.udp.clone(),
+            machine: Some(machine.name.clone()),
+            base_domain: machine.base_domain.clone(),
+            https: proxy.https,
+            redirect: proxy.redirect,
+            certificates: proxy.certificates.clone(),
+            acme: proxy.acme.clone(),
+        })
     }
 
     /// Every secret that is asked for.
@@ -168,6 +208,8 @@ pub struct Machine {
     pub name: Name,
     /// The datastore, where one is to be made.
     pub datastore: Option<MachineDatastore>,
+    /// What automatic hosts end with.
+    pub base_domain: Option<HostName>,
     /// The reverse proxy.
     pub proxy: Proxy,
     /// What stands for `${name}` in the other manifests.
@@ -188,11 +230,44 @@ pub struct MachineDatastore {
 pub struct Proxy {
     /// The port for HTTP.
     pub http: u16,
+    /// The port for HTTPS, where there is any.
+    pub https: Option<u16>,
+    /// Whether requests over HTTP for what has HTTPS are sent there.
+    pub redirect: bool,
+    /// Certificates of the user's own, by name.
+    pub certificates: BTreeMap<Name, CertificateFiles>,
+    /// How certificates are ordered.
+    pub acme: Option<Acme>,
+    /// The router's port, where not the usual one.
+    pub router: Option<u16>,
+    /// The one address that it answers on, where not all of them.
+    pub address: Option<Ipv4Addr>,
+    /// The TCP ports that are forwarded to services.
+    pub tcp: BTreeSet<u16>,
+    /// The UDP ports that are forwarded to services.
+    pub udp: BTreeSet<u16>,
+}
+
+impl Proxy {
+    const HTTPS: u16 = 443;
+    /// What databases, caches and queues usually listen on.
+    const TCP: [u16; 7] = [3306, 5432, 6379, 27017, 11211, 5672, 9092];
+    const UDP: [u16; 1] = [53];
 }
 
 impl Default for Proxy {
     fn default() -> Self {
-        Self { http: 80 }
+        Self {
+            http: 80,
+            https: None,
+            redirect: true,
+            certificates: BTreeMap::new(),
+            acme: None,
+            router: None,
+            address: None,
+            tcp: Self::TCP.into(),
+            udp: Self::UDP.into(),
+        }
     }
 }
 
@@ -207,6 +282,8 @@ pub struct Repository {
     pub origin: Origin,
     /// Whether it comes back at boot without a passphrase, where that is said.
     pub autostart: Option<bool>,
+    /// When snapshots of it are made.
+    pub snapshots: Option<Schedule>,
     /// What it should be doing.
     pub state: RunState,
     /// Its guid, where the manifest fixes it.
@@ -269,6 +346,8 @@ pub struct Service {
     pub depends_on: BTreeSet<Name>,
     /// How long it may take to get well.
     pub healthy_within: SignedDuration,
+    /// What becomes of it when a new revision fails.
+    pub on_failure: OnFailure,
 }
 
 /// Kind `Route`.
@@ -284,4 +363,7 @@ pub struct Route {
     pub port: u16,
     /// The host that it answers to.
     pub host: HostName,
+    /// Whether it is served over HTTPS; where nothing is said, if a certificate is to be
+    /// had for its host.
+    pub tls: Option<bool>,
 }

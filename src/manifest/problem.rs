@@ -58,6 +58,8 @@ pub(super) struct Source {
     pub file: PathBuf,
     pub text: String,
     hidden: OnceLock<Vec<Range<usize>>>,
+    /// Where each line but the first begins.
+    lines: OnceLock<Vec<usize>>,
 }
 
 impl Source {
@@ -66,7 +68,17 @@ impl Source {
             file,
             text,
             hidden: OnceLock::new(),
+            lines: OnceLock::new(),
         })
+    }
+
+    /// Where the line begins that holds this byte, and its number, from 1.
+    fn line_at(&self, byte: usize) -> (usize, usize) {
+        let ends = || self.text.match_indices('\n').map(|(at, _)| at + 1);
+        let starts = self.lines.get_or_init(|| ends().collect());
+        let before = starts.partition_point(|start| *start <= byte);
+        let start = before.checked_sub(1).map_or(0, |last| starts[last]);
+        (start, before + 1)
     }
 
     /// A line without what may be a secret, and where a part of it then is.
@@ -120,10 +132,9 @@ pub(super) struct Place {
 impl Place {
     /// Line and column, both from 1.
     pub fn line_column(&self) -> (usize, usize) {
-        let before = &self.source.text[..self.start()];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        let at = self.start();
+        let (start, line) = self.source.line_at(at);
+        (line, self.source.text[start..at].chars().count() + 1)
     }
 
     /// `file:line:column`
@@ -136,7 +147,7 @@ impl Place {
     pub fn problem(&self, message: impl AsRef<str>, cure: impl AsRef<str>) -> Problem {
         let text = &self.source.text;
         let from = self.start();
-        let line_start = text[..from].rfind('\n').map_or(0, |at| at + 1);
+        let (line_start, number) = self.source.line_at(from);
         let line = text[line_start..].lines().next().unwrap_or_default();
         let line_end = line_start + line.len();
         let from = from.min(line_end);
@@ -152,7 +163,7 @@ impl Place {
         let Range { start, end } = excerpt.span;
         Problem {
             file: self.source.file.clone(),
-            line: self.line_column().0,
+            line: number,
             column: excerpt.line[..start].chars().count() + 1,
             length: excerpt.line[start..end].chars().count(),
             message: shown(message.as_ref()),

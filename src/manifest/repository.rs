@@ -9,7 +9,7 @@ use super::fields::{Fields, listed, number, text, time};
 use super::tree::{Kind, Node};
 use super::{ForkOf, Origin, Repository};
 use crate::model::{
-    DeletionPolicy, Name, NetworkId, Pbkdf, RelPath, RunState, Seal, SecretRef, Size,
+    DeletionPolicy, Name, NetworkId, Pbkdf, RelPath, RunState, Schedule, Seal, SecretRef, Size,
 };
 
 /// Reads the spec of a Repository.
@@ -68,6 +68,7 @@ pub(super) fn repository(
     });
     let protected = spec.optional("protected", yes_or_no);
     let autostart = spec.optional("autostart", yes_or_no);
+    let snapshots = spec.map("snapshots").and_then(schedule);
     for field in ["networkId", "guid", "forkOf"] {
         found.places.insert(field, spec.place(field));
     }
@@ -83,6 +84,7 @@ pub(super) fn repository(
         size: image_size,
         origin,
         autostart,
+        snapshots,
         state: state.unwrap_or_default(),
         guid,
         network_id,
@@ -92,11 +94,34 @@ pub(super) fn repository(
     })
 }
 
-fn yes_or_no(node: &Node) -> Result<bool, String> {
+pub(super) fn yes_or_no(node: &Node) -> Result<bool, String> {
     match node.kind {
         Kind::Bool(yes) => Ok(yes),
         _ => Err("write true or false".into()),
     }
+}
+
+fn schedule(fields: Fields) -> Option<Schedule> {
+    const LEAST: SignedDuration = SignedDuration::from_mins(1);
+    const MOST: SignedDuration = SignedDuration::from_hours(24 * 365);
+    const KEEP: std::ops::RangeInclusive<usize> = 1..=1000;
+    let every = fields.required("every", "`every:`, like `every: 1h`", |node| {
+        time(
+            node,
+            LEAST..=MOST,
+            "write a time from `1m` to `8760h`, like `1h`",
+        )
+    });
+    let keep = fields.required("keep", "`keep:`, like `keep: 24`", |node| {
+        let cure = "write how many are kept, from 1 to 1000";
+        let keep = number(node, cure)?;
+        KEEP.contains(&keep).then_some(keep).ok_or(cure.to_owned())
+    });
+    fields.finish();
+    Some(Schedule {
+        every: every?,
+        keep: keep?,
+    })
 }
 
 fn fork_of(fields: Fields) -> Option<ForkOf> {

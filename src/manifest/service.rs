@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 
 use super::Service;
 use super::compose::{self, Content, Managed};
-use super::decode::{Context, Found};
+use super::decode::{Context, Found, word};
 use super::fields::{Fields, listed, near, text, time};
 use super::problem::Report;
 use super::tree::{Kind, Node};
 use super::variables;
-use crate::model::{Environment, Name, ProjectSpec, RelPath};
+use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath};
 
 /// Reads the spec of a Service.
 pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {
@@ -43,7 +43,20 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
         wait.finish();
         healthy
     });
-    let managed = managed(spec, context);
+    let on_failure = spec.map("update").and_then(|update| {
+        let policies = [
+            ("Rollback", OnFailure::Rollback),
+            ("RollbackWithData", OnFailure::RollbackWithData),
+            ("Stop", OnFailure::Stop),
+        ];
+        let on_failure = update.optional("onFailure", |node| {
+            word(node, policies, "write Rollback, RollbackWithData or Stop")
+        });
+        update.finish();
+        on_failure
+    });
+    let mut managed = managed(spec, context);
+    managed.extend(rediaccfile(spec, context));
     let environment = environment(spec, context);
     let (file, place) = file?;
     let path = context
@@ -68,6 +81,25 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
             Some(limit) => limit?,
             None => ProjectSpec::HEALTHY_WITHIN,
         },
+        on_failure: on_failure.unwrap_or_default(),
+    })
+}
+
+/// The Rediaccfile, under the name by which hooks are found.
+fn rediaccfile(spec: &Fields, context: &Context) -> Option<Managed> {
+    let fields = spec.map("rediaccfile")?;
+    let cure = "`file:`, the Rediaccfile's path";
+    let file = fields.required("file", cure, text::<RelPath>);
+    let place = fields.place("file");
+    fields.finish();
+    let file = file?;
+    Some(Managed {
+        path: "Rediaccfile".parse().ok()?,
+        content: Content::File(match context.dir {
+            Some(dir) => file.beneath(dir),
+            None => file,
+        }),
+        place,
     })
 }
 

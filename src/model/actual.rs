@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Digest, FileEntry, Guid, MachineRecord, Mount, Name, NetworkId, Part, ProxySpec, Record,
-    RelPath, RouteRecord, SecretRef, Shared, Size, Slots, Storage, Suspension,
+    Digest, FileEntry, Function, Guid, HookRun, MachineRecord, Mount, Name, NetworkId, Part,
+    ProxySpec, Record, Rediaccfile, RelPath, Revisions, RouteRecord, SecretRef, Shared, Size,
+    Slots, Snapshots, Storage, Suspension,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -16,6 +17,8 @@ use super::{
 pub struct Actual {
     /// When it was looked.
     pub now: Timestamp,
+    /// The kernel's id of this boot.
+    pub boot: String,
     /// The datastore.
     pub datastore: Datastore,
     /// The machine's record. Hidden while the datastore is closed.
@@ -66,6 +69,10 @@ pub struct Repository {
     pub storage: Storage,
     /// Its image in the trash, with its apparent size.
     pub trash: Part<Size>,
+    /// The image whose place another took, until it is kept as a snapshot.
+    pub replaced: Part<Size>,
+    /// Its snapshots.
+    pub snapshots: Part<Snapshots>,
     /// The key that opens it at boot.
     pub key: Part<()>,
     /// Without a record: the network on which a daemon of ours runs for it.
@@ -74,12 +81,25 @@ pub struct Repository {
     pub slots: Part<Slots>,
     /// The files that renet wrote, by project. Hidden while it is closed.
     pub files: Part<BTreeMap<Name, FilesSeen>>,
+    /// The revisions that are kept of each project. Hidden while it is closed.
+    pub revisions: Part<Revisions>,
+    /// The compose file that each project was last started with, as resolved, where it
+    /// is still known: it decides nothing, and says why something differs.
+    pub given: BTreeMap<Name, Arc<str>>,
     /// Its Docker daemon.
     pub daemon: Part<Daemon>,
     /// The tagged images of its daemon. Hidden while no daemon serves.
     pub images: Part<BTreeSet<String>>,
     /// Containers by compose project and service. Hidden while no daemon serves.
     pub containers: Part<BTreeMap<Name, BTreeMap<String, Container>>>,
+    /// The names of all containers that run, compose's or not. Hidden while no daemon
+    /// serves.
+    pub running: Part<BTreeSet<String>>,
+    /// The Rediaccfile of each project, `root` for the repository's own folder. Hidden
+    /// while it is closed.
+    pub hooks: Part<BTreeMap<Name, Rediaccfile>>,
+    /// Projects whose containers are not what `containers` says: a hook was run.
+    pub stirred: BTreeSet<Name>,
 }
 
 /// A managed project's files as they lie on the machine.
@@ -194,8 +214,10 @@ pub enum Health {
 pub struct Proxy {
     /// What it was started with.
     pub spec: ProxySpec,
-    /// A supervisor of ours will start it again when it dies.
+    /// Something of ours will start it, and its router, again when they die.
     pub supervised: bool,
+    /// A person started it: it stays though no route needs it.
+    pub asked: bool,
 }
 
 /// What the proxy publishes: one entry a route.
@@ -208,12 +230,26 @@ pub struct Published {
     pub host: super::HostName,
     /// Where it leads: `127.0.11.2:8080`.
     pub backend: std::net::SocketAddrV4,
+    /// Whether it is served over HTTPS; where nothing is said, if a certificate is to be
+    /// had for its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<bool>,
 }
 
 impl Repository {
     /// Whether nothing at all was seen of it: the same as not being there.
     pub fn is_nothing(&self) -> bool {
         *self == Repository::default()
+    }
+
+    /// How a function of a project's hook ended when it was last run.
+    pub fn hook_run(
+        &self,
+        project: &Name,
+        function: Function,
+    ) -> Result<Option<&HookRun>, super::Stop> {
+        let record = self.record.get()?;
+        Ok(record.and_then(|record| record.hooks.get(project)?.get(&function)))
     }
 }
 
@@ -307,6 +343,24 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
     fn made<T: PartialEq>(o: &Made<T>, p: &Made<T>) -> bool {
         matches!(p, Made::New) || o == p
     }
+    // What is kept of a revision is not always read.
+    fn hashes(revisions: &Part<Revisions>) -> Part<Revisions> {
+        let mut revisions = revisions.clone();
+        let all = revisions.known_mut().map(BTreeMap::values_mut);
+        for kept in all.into_iter().flatten().flatten() {
+            kept.spec = None;
+        }
+        revisions
+    }
+    // Which containers a hook leaves nobody knows before.
+    fn ours(record: &Part<Record>) -> Part<Record> {
+        let mut record = record.clone();
+        let runs = record.known_mut().map(|record| record.hooks.values_mut());
+        for run in runs.into_iter().flatten().flat_map(BTreeMap::values_mut) {
+            run.containers.clear();
+        }
+        record
+    }
     fn container(o: &Container, p: &Container) -> bool {
         made(&o.id, &p.id)
             && made(&o.started, &p.started)
@@ -355,21 +409,32 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
     for guid in guids {
         let o = observed_all.get(guid).unwrap_or(&nothing);
         let p = predicted_all.get(guid).unwrap_or(&nothing);
-        part(&format!("{guid} record"), &o.record, &p.record)?;
+        let (seen, hoped) = (ours(&o.record), ours(&p.record));
+        part(&format!("{guid} record"), &seen, &hoped)?;
         part(&format!("{guid} mirror"), &o.mirror, &p.mirror)?;
         storage(&guid.to_string(), &o.storage, &p.storage)?;
         part(&format!("{guid} trash"), &o.trash, &p.trash)?;
+        part(&format!("{guid} replaced"), &o.replaced, &p.replaced)?;
+        part(&format!("{guid} snapshots"), &o.snapshots, &p.snapshots)?;
         part(&format!("{guid} key"), &o.key, &p.key)?;
         part(&format!("{guid} slots"), &o.slots, &p.slots)?;
         part(&format!("{guid} files"), &o.files, &p.files)?;
+        part(&format!("{guid} hooks"), &o.hooks, &p.hooks)?;
+        let (seen, hoped) = (hashes(&o.revisions), hashes(&p.revisions));
+        part(&format!("{guid} revisions"), &seen, &hoped)?;
         part(&format!("{guid} daemon"), &o.daemon, &p.daemon)?;
         part(&format!("{guid} images"), &o.images, &p.images)?;
+        let stirred = &p.stirred;
         let same = match (&o.containers, &p.containers) {
             (Part::Hidden, _) | (_, Part::Hidden) => true,
             (Part::Known(o), Part::Known(p)) => {
                 let empty = BTreeMap::new();
                 let projects: BTreeSet<&Name> = o.keys().chain(p.keys()).collect();
-                projects.into_iter().all(|project| {
+                let mut projects = projects.into_iter();
+                projects.all(|project| {
+                    if stirred.contains(project) {
+                        return true;
+                    }
                     let o = o.get(project).unwrap_or(&empty);
                     let p = p.get(project).unwrap_or(&empty);
                     o.len() == p.len()

@@ -75,7 +75,11 @@ pub enum Blocked {
         error: String,
     },
     /// This very revision failed before.
-    RevisionFailed,
+    RevisionFailed {
+        /// The revision that runs in its place, by the first digits of its hash.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        runs: Option<String>,
+    },
     /// Waits for another object.
     DependencyBlocked {
         /// The object waited for, as shown.
@@ -157,7 +161,7 @@ impl Blocked {
             Blocked::DatastoreMissing { .. } => "DatastoreMissing",
             Blocked::NoDatastore => "NoDatastore",
             Blocked::StepFailed { .. } => "StepFailed",
-            Blocked::RevisionFailed => "RevisionFailed",
+            Blocked::RevisionFailed { .. } => "RevisionFailed",
             Blocked::DependencyBlocked { .. } => "DependencyBlocked",
             Blocked::Unresolved(_) => "Unresolved",
             Blocked::NetworkIdInUse { .. } => "NetworkIdInUse",
@@ -209,8 +213,13 @@ impl fmt::Display for Blocked {
                 f.write_str("there is no datastore, and no Machine manifest says how large one should be")
             }
             Blocked::StepFailed { step, error } => write!(f, "{step} failed: {error}"),
-            Blocked::RevisionFailed => f.write_str(
+            Blocked::RevisionFailed { runs: None } => f.write_str(
                 "this revision failed before and is not tried again; change it, or run with --retry",
+            ),
+            Blocked::RevisionFailed { runs: Some(runs) } => write!(
+                f,
+                "this revision failed before and is not tried again ({runs} runs in its place); \
+                 change it, or run with --retry"
             ),
             Blocked::DependencyBlocked { on } => write!(f, "waits for {on}"),
             Blocked::Unresolved(message) => f.write_str(message),

@@ -1,14 +1,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Guid, HostName, Lineage, Name, Named,
-    NetworkId, Object, Owner, Seal, SecretRef, Size, Slot, Slots, Suspension, Tombstone,
+    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Function, Guid, Hook, HostName,
+    Lineage, Name, Named, NetworkId, Object, OnFailure, Owner, Rewind, Schedule, Seal, SecretRef,
+    Size, Slot, Slots, Step, Suspension, Tombstone, Warning,
 };
 
 /// What the machine should be, with nothing left open: every id, slot and hash
@@ -23,6 +26,8 @@ pub struct Desired {
     pub datastore: Option<DatastoreSpec>,
     /// The proxy, where routes need one.
     pub proxy: Option<ProxySpec>,
+    /// Whether labels of services ask for routes.
+    pub labelled: bool,
     /// The repositories.
     pub repositories: BTreeMap<Guid, RepositorySpec>,
     /// The routes.
@@ -61,6 +66,13 @@ impl Desired {
         !self.acts.is_empty() || self.store.is_some() || !self.asked.suspend.is_empty()
     }
 
+    /// Whether an update in the repository takes its data back where it fails.
+    pub fn may_take_back(&self, guid: Guid) -> bool {
+        let projects = self.repositories.get(&guid).map(|spec| &spec.projects);
+        let mut projects = projects.into_iter().flatten();
+        projects.any(|(_, project)| project.on_failure == OnFailure::RollbackWithData)
+    }
+
     /// Whether a project's object waits for another to be well before it starts.
     pub fn depends_on(&self, object: &Object, on: &Object) -> bool {
         let (Object::Service(guid, project), Object::Service(of, on)) = (object, on) else {
@@ -71,12 +83,37 @@ impl Desired {
         project.is_some_and(|project| project.depends_on.contains(on))
     }
 
+    /// What of the compose files does not do what it says, of the objects that are
+    /// meant.
+    pub fn warnings(&self) -> impl Iterator<Item = (Object, &Warning)> {
+        let projects = self.repositories.values().flat_map(|spec| {
+            let projects = spec.projects.values();
+            projects.map(move |project| (spec, project))
+        });
+        projects
+            .map(|(spec, project)| {
+                let object = Object::Service(spec.guid, project.name.clone());
+                (object, &spec.name, &project.warnings)
+            })
+            .filter(|(object, name, _)| self.asked.means(object, Some(name)))
+            .flat_map(|(object, _, warnings)| {
+                warnings
+                    .iter()
+                    .map(move |warning| (object.clone(), warning))
+            })
+    }
+
     /// A repository as people name it: its guid where it has no name.
     pub fn name(&self, guid: Guid) -> String {
         match self.names.get(&guid) {
             Some(name) => name.to_string(),
             None => guid.to_string(),
         }
+    }
+
+    /// A step as people read it: repositories by their names.
+    pub fn line(&self, step: &Step) -> String {
+        step.line(&|id| self.name(Guid::new(id)))
     }
 
     /// The object as people name it: `service/shop/web`.
@@ -150,6 +187,17 @@ pub enum Act {
     Resume,
     /// No longer leave one of its projects alone.
     ResumeProject(Name),
+    /// The revision of one of its projects that was well before the present one.
+    Rollback(Name),
+    /// Its data as it was in a snapshot.
+    Rewind {
+        /// The project whose present revision is to be left aside from then on.
+        project: Option<Name>,
+        /// To which snapshot.
+        rewind: Rewind,
+        /// Whether it is started then.
+        up: bool,
+    },
     /// A new repository, mounted.
     Create {
         /// What it is called.
@@ -176,6 +224,10 @@ pub enum Act {
     },
     /// At least this large.
     Expand(Size),
+    /// A snapshot of it.
+    Snapshot(Timestamp),
+    /// One snapshot less.
+    DropSnapshot(Timestamp, DataLossPermit),
     /// Whether it comes back at boot without a passphrase.
     Autostart(bool),
     /// Mounted.
@@ -195,6 +247,11 @@ pub enum Act {
         /// Whether it is closed too.
         close: bool,
     },
+    /// Mounted, without its daemon. With a word of who said so a managed one is
+    /// suspended; without it is about to be started again.
+    StopDaemon(Option<Suspension>),
+    /// Closed until the machine comes back: nothing is remembered of it.
+    Close,
     /// Into the trash; with a permit it is destroyed at once.
     Delete {
         /// Who said so.
@@ -220,6 +277,8 @@ pub enum StoreAct {
     Mount,
     /// Closed, and so it stays.
     Unmount(Suspension),
+    /// Closed until the machine comes back.
+    Close,
     /// Made with this size, where there is none.
     Init(Size),
     /// At least this large.
@@ -248,10 +307,96 @@ pub struct DatastoreSpec {
 }
 
 /// The reverse proxy as wanted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProxySpec {
-    /// The port for HTTP, on all addresses (loopback only beneath a root of its own).
+    /// The port for HTTP, on all addresses (loopback only beneath a root of its own)
+    /// where none is given.
     pub http: u16,
+    /// The router's port, where not the usual one.
+    pub router: Option<u16>,
+    /// The one address to answer on.
+    pub address: Option<Ipv4Addr>,
+    /// TCP ports to forward, where there is an address.
+    #[serde(default)]
+    pub tcp: BTreeSet<u16>,
+    /// UDP ports to forward, where there is an address.
+    #[serde(default)]
+    pub udp: BTreeSet<u16>,
+    /// The machine's name, as it stands in automatic hosts.
+    pub machine: Option<Name>,
+    /// What automatic hosts end with.
+    pub base_domain: Option<HostName>,
+    /// The port for HTTPS, where there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<u16>,
+    /// Whether requests over HTTP for what has HTTPS are sent there.
+    #[serde(default)]
+    pub redirect: bool,
+    /// Certificates of the user's own, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<Name, CertificateFiles>,
+    /// How certificates are ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
+}
+
+/// A certificate and its key, both in PEM and absolute.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CertificateFiles {
+    /// The certificate, and after it those of its issuers.
+    pub certificate: PathBuf,
+    /// Its private key, which root alone can read.
+    pub key: PathBuf,
+}
+
+/// How certificates are ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Acme {
+    /// Whom the authority writes to.
+    pub email: String,
+    /// The authority's directory, where not Let's Encrypt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_server: Option<String>,
+    /// What the authority's own certificate is checked with besides what the machine
+    /// trusts, absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_certificate: Option<PathBuf>,
+    /// How hosts beneath the base domain are proved, where by a record of their zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsProof>,
+}
+
+/// How hosts are proved by a record of their zone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DnsProof {
+    /// Who serves the zone, as Traefik calls it: `cloudflare`.
+    pub provider: String,
+    /// What the provider wants to know, by the variable's name: absolute files with it.
+    #[serde(default)]
+    pub token_files: BTreeMap<String, PathBuf>,
+    /// The name servers that are asked whether the record is there; the zone's own
+    /// where there are none.
+    #[serde(default)]
+    pub resolvers: BTreeSet<SocketAddrV4>,
+}
+
+/// Where nobody says how: requests alone.
+impl Default for ProxySpec {
+    fn default() -> Self {
+        Self {
+            http: 80,
+            router: None,
+            address: None,
+            tcp: BTreeSet::new(),
+            udp: BTreeSet::new(),
+            machine: None,
+            base_domain: None,
+            https: None,
+            redirect: true,
+            certificates: BTreeMap::new(),
+            acme: None,
+        }
+    }
 }
 
 /// What a repository should be doing.
@@ -297,6 +442,8 @@ pub struct RepositorySpec {
     pub passphrase: Option<SecretRef>,
     /// Whether it comes back at boot without a passphrase, where that is said.
     pub autostart: Option<bool>,
+    /// When snapshots of it are made.
+    pub snapshots: Option<Schedule>,
     /// What it should be doing.
     pub state: RunState,
     /// What becomes of its data when its manifest goes.
@@ -314,6 +461,9 @@ pub struct RepositorySpec {
     pub projects: BTreeMap<Name, Arc<ProjectSpec>>,
 }
 
+/// How much a container may write to its log, as options of Docker's log driver.
+pub const LOG_LIMITS: [(&str, &str); 2] = [("max-size", "10m"), ("max-file", "3")];
+
 /// A project (kind `Service`) as wanted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProjectSpec {
@@ -325,12 +475,18 @@ pub struct ProjectSpec {
     pub compose: Arc<str>,
     /// Its services.
     pub services: BTreeMap<String, ServiceSpec>,
+    /// Its Rediaccfile, where it has one.
+    pub hook: Option<Arc<Hook>>,
     /// The revision: everything above.
     pub hash: Digest,
     /// The projects of its repository that are well before it starts.
     pub depends_on: BTreeSet<Name>,
     /// How long it may take to get well.
     pub healthy_within: SignedDuration,
+    /// What becomes of it when this revision fails.
+    pub on_failure: OnFailure,
+    /// What of its compose file does not do what it says.
+    pub warnings: Vec<Warning>,
 }
 
 impl ProjectSpec {
@@ -355,10 +511,28 @@ impl ProjectSpec {
             files,
             compose,
             services,
+            hook: None,
             hash,
             depends_on: BTreeSet::new(),
             healthy_within: Self::HEALTHY_WITHIN,
+            on_failure: OnFailure::default(),
+            warnings: Vec::new(),
         }
+    }
+
+    /// With the hook that its Rediaccfile is.
+    pub fn with_hook(self, hook: Option<Hook>) -> Self {
+        let Some(hook) = hook else { return self };
+        Self {
+            hash: Digest::of_all([&self.hash, &hook.inputs]),
+            hook: Some(hook.into()),
+            ..self
+        }
+    }
+
+    /// The hook that starts it in place of compose.
+    pub fn starter(&self) -> Option<&Arc<Hook>> {
+        self.hook.as_ref().filter(|hook| hook.defines(Function::Up))
     }
 
     /// The images that its services run.
@@ -377,7 +551,7 @@ impl fmt::Debug for ProjectSpec {
 }
 
 /// A compose service as wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Compose's own hash of its configuration.
     pub config_hash: String,
@@ -408,4 +582,7 @@ pub struct RouteSpec {
     pub address: Ipv4Addr,
     /// The port it listens on.
     pub port: u16,
+    /// Whether it is served over HTTPS; where nothing is said, if a certificate is to be
+    /// had for its host.
+    pub tls: Option<bool>,
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Digest, RelPath};
+use super::{Digest, Rediaccfile, RelPath};
 
 /// A file that a manifest brings along.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,6 +77,14 @@ impl FileSet {
     /// The files.
     pub fn files(&self) -> &BTreeMap<RelPath, FileEntry> {
         &self.files
+    }
+
+    /// The Rediaccfile among them.
+    pub fn rediaccfile(&self) -> Option<Rediaccfile> {
+        let mut files = self.files.iter();
+        let (path, file) = files.find(|(path, _)| Rediaccfile::is_called(path.as_str()))?;
+        let text = String::from_utf8_lossy(file.bytes());
+        Some(Rediaccfile::read(path.as_str(), &text))
     }
 
     /// The digest of paths, contents and executable bits.

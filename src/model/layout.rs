@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use super::{Guid, Name, NetworkId, ParseError};
+use super::{Guid, Name, NetworkId, ParseError, Snapshot};
 
 /// Where everything is. All paths lie beneath one root, `/` on a real machine,
 /// so that tests and trials never meet the real ones.
@@ -74,6 +74,11 @@ impl Layout {
     /// An image that is being made.
     pub fn new_image(&self, guid: Guid) -> PathBuf {
         self.repositories().join(format!(".new-{guid}"))
+    }
+
+    /// An image whose place another took.
+    pub fn replaced_image(&self, guid: Guid) -> PathBuf {
+        self.repositories().join(format!(".replaced-{guid}"))
     }
 
     /// The images of deleted repositories.
@@ -181,6 +186,17 @@ impl Layout {
         self.run().join("resolve")
     }
 
+    /// What all repositories may read.
+    pub fn immovable(&self) -> PathBuf {
+        self.datastore().join("immovable")
+    }
+
+    /// The secrets of a project.
+    pub fn secrets(&self, network: NetworkId, project: &Name) -> PathBuf {
+        let secrets = self.run().join("secrets");
+        secrets.join(network.to_string()).join(project.as_str())
+    }
+
     /// A network's Docker socket.
     pub fn docker_socket(&self, network: NetworkId) -> PathBuf {
         self.run().join(format!("docker-{network}.sock"))
@@ -205,6 +221,21 @@ impl Layout {
     /// The Route manifests as last applied.
     pub fn routes(&self) -> PathBuf {
         self.router().join("routes.json")
+    }
+
+    /// What the router gave out, and to whom.
+    pub fn router_state(&self) -> PathBuf {
+        self.router().join("state.json")
+    }
+
+    /// The router's pid file and lock.
+    pub fn router_run(&self) -> PathBuf {
+        self.run().join("router")
+    }
+
+    /// Where a running router listens to renet's own commands.
+    pub fn router_socket(&self) -> PathBuf {
+        self.run().join("router.sock")
     }
 
     /// The proxy's folder.
@@ -250,6 +281,16 @@ impl Layout {
     /// A snapshot of all images that lasts as long as one of them is copied.
     pub fn fork_snapshot(&self, guid: Guid) -> PathBuf {
         self.datastore().join(format!(".fork-{guid}"))
+    }
+
+    /// A snapshot of a repository: a folder that holds its image as it was.
+    pub fn snapshot(&self, guid: Guid, at: jiff::Timestamp) -> PathBuf {
+        self.datastore().join(Snapshot::folder(guid, at))
+    }
+
+    /// A snapshot that is being made.
+    pub fn new_snapshot(&self, guid: Guid) -> PathBuf {
+        self.datastore().join(format!(".new-backup-{guid}"))
     }
 
     /// What is given back when nothing else is free.

@@ -9,17 +9,21 @@ mod desired;
 mod digest;
 mod environment;
 mod files;
+pub mod hook;
 mod ids;
 mod layout;
 mod named;
 mod part;
 mod permit;
 mod record;
+mod revision;
 mod secret;
 mod shared;
 mod size;
+mod snapshot;
 mod step;
 mod storage;
+mod warning;
 
 pub use actual::{
     Actual, Container, ContainerState, Daemon, Datastore, FileSeen, FilesSeen, Health, Made, Proxy,
@@ -27,12 +31,13 @@ pub use actual::{
 };
 pub use blocked::{Blocked, Object};
 pub use desired::{
-    Act, Asked, DatastoreSpec, Desired, Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec,
-    RouteSpec, RunState, ServiceSpec, StoreAct,
+    Acme, Act, Asked, CertificateFiles, DatastoreSpec, Desired, DnsProof, LOG_LIMITS, Origin,
+    ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunState, ServiceSpec, StoreAct,
 };
 pub use digest::Digest;
 pub use environment::Environment;
 pub use files::{FileEntry, FileSet};
+pub use hook::{Function, Hook, HookRun, HookRuns, Rediaccfile};
 pub use ids::{
     Guid, HostName, Name, NetworkId, ParseError, RelPath, Slot, Slots, SlotsError, suggest,
 };
@@ -41,11 +46,15 @@ pub use named::{Named, NotNamed};
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;
 pub use record::{
-    DeletionPolicy, Format, Gone, Lineage, MachineRecord, Owner, Patch, Record, RouteRecord,
-    Suspension, Tombstone, slots_from_json, slots_json,
+    DeletionPolicy, Format, Gone, Lineage, MachineRecord, Owner, Patch, Record, Rewind,
+    RouteRecord, Suspension, Tombstone, Unfinished, slots_are_distinct, slots_from_json,
+    slots_json,
 };
+pub use revision::{FailedRevisions, Kept, OnFailure, Revisions};
 pub use secret::{Pbkdf, Seal, SecretRef, is_called_secret};
 pub use shared::Shared;
 pub use size::Size;
+pub use snapshot::{MadeBy, Schedule, Snapshot, Snapshots};
 pub use step::{Danger, Step};
 pub use storage::{Header, Mount, Storage, Volume};
+pub use warning::Warning;

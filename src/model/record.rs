@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use jiff::Timestamp;
 
-use super::{Digest, Guid, HostName, Name, NetworkId, Slots};
+use super::revision::{note_failed, read_failed};
+use super::{Digest, FailedRevisions, Guid, HookRuns, HostName, Name, NetworkId, Slots};
 
 /// The format of a file that renet keeps. A file of a newer renet is not read:
 /// what it means is not known here.
@@ -65,9 +66,18 @@ pub struct Record {
     /// Which projects each of them depends on: they are stopped in reverse.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub depends_on: BTreeMap<Name, BTreeSet<Name>>,
-    /// Revisions that failed, by project.
-    #[serde(default)]
-    pub failed: BTreeMap<Name, Digest>,
+    /// Revisions that failed.
+    #[serde(default, deserialize_with = "read_failed")]
+    pub failed: FailedRevisions,
+    /// The updates that are under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
+    /// The data is on its way back to what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<Rewind>,
+    /// How hooks ended that were run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hooks: HookRuns,
     /// What becomes of the data when the manifest goes.
     #[serde(default)]
     pub policy: DeletionPolicy,
@@ -112,7 +122,10 @@ impl Record {
             created: false,
             projects: BTreeSet::new(),
             depends_on: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            failed: FailedRevisions::new(),
+            unfinished: None,
+            rewind: None,
+            hooks: HookRuns::new(),
             policy: DeletionPolicy::default(),
             protected: false,
             suspended: None,
@@ -131,6 +144,17 @@ impl Record {
         self.lineage.is_some() && !self.cleaned
     }
 
+    /// Whether this revision of a project failed.
+    pub fn has_failed(&self, project: &Name, hash: &Digest) -> bool {
+        let failed = self.failed.get(project);
+        failed.is_some_and(|all| all.contains(hash))
+    }
+
+    /// The revision that the project becomes by an update that is under way.
+    pub fn updates(&self, project: &Name) -> Option<&Digest> {
+        self.unfinished.as_ref()?.projects.get(project)
+    }
+
     /// Whether it is alive: a deleted one holds its network, but not its name.
     pub fn is_live(&self) -> bool {
         self.deleted.is_none()
@@ -143,6 +167,24 @@ impl Record {
     }
 }
 
+/// Updates that are under way: they began, and neither went well nor were taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// The snapshot of the data from before the first of them.
+    pub snapshot: Timestamp,
+    /// The revision that each project becomes.
+    pub projects: BTreeMap<Name, Digest>,
+}
+
+/// A repository's data goes back to what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewind {
+    /// The snapshot to which.
+    pub to: Timestamp,
+    /// The snapshot as which what is there by then is kept.
+    pub keep: Timestamp,
+}
+
 /// Of which repository another is a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
@@ -151,6 +193,9 @@ pub struct Lineage {
     /// What the copy is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<Name>,
+    /// The snapshot of the other that it is a copy of; without it, of what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Timestamp>,
 }
 
 /// What becomes of a repository's data when its manifest goes.
@@ -257,6 +302,22 @@ pub enum Patch {
     DisownProject(Name),
     /// This revision of the project failed.
     Failed(Name, Digest),
+    /// An update begins, or goes on to a newer revision. Beside one that is under way
+    /// that one's snapshot stays.
+    Begin {
+        /// The project.
+        project: Name,
+        /// The revision that it becomes.
+        to: Digest,
+        /// The snapshot of the data from before.
+        snapshot: Timestamp,
+    },
+    /// The update of the project is over.
+    End(Name),
+    /// The data goes back to what it was.
+    Rewind(Rewind),
+    /// It is back: no update is under way, and no hook did its work on it.
+    Rewound,
     /// The project is well, or gone: no revision of it is held as failed.
     Passed(Name),
 }
@@ -307,9 +368,39 @@ impl Patch {
             Patch::DisownProject(project) => {
                 record.projects.remove(project);
                 record.depends_on.remove(project);
+                record.hooks.remove(project);
             }
             Patch::Failed(project, hash) => {
-                record.failed.insert(project.clone(), hash.clone());
+                note_failed(&mut record.failed, project, hash);
+            }
+            Patch::Begin {
+                project,
+                to,
+                snapshot,
+            } => {
+                let under_way = record.unfinished.get_or_insert_with(|| Unfinished {
+                    snapshot: *snapshot,
+                    projects: BTreeMap::new(),
+                });
+                under_way.projects.insert(project.clone(), to.clone());
+            }
+            Patch::End(project) => {
+                if let Some(under_way) = &mut record.unfinished {
+                    under_way.projects.remove(project);
+                }
+                record
+                    .unfinished
+                    .take_if(|under_way| under_way.projects.is_empty());
+            }
+            Patch::Rewind(rewind) => record.rewind = Some(*rewind),
+            Patch::Rewound => {
+                record.rewind = None;
+                record.unfinished = None;
+                // What failed fails again.
+                for runs in record.hooks.values_mut() {
+                    runs.retain(|_, run| run.status != 0);
+                }
+                record.hooks.retain(|_, runs| !runs.is_empty());
             }
             Patch::Passed(project) => {
                 record.failed.remove(project);
@@ -346,7 +437,11 @@ impl Patch {
                     && record.depends_on.get(project).unwrap_or(&none) == depends_on
             }
             Patch::DisownProject(project) => !record.projects.contains(project),
-            Patch::Failed(project, hash) => record.failed.get(project) == Some(hash),
+            Patch::Failed(project, hash) => record.has_failed(project, hash),
+            Patch::Begin { project, to, .. } => record.updates(project) == Some(to),
+            Patch::End(project) => record.updates(project).is_none(),
+            Patch::Rewind(rewind) => record.rewind.as_ref() == Some(rewind),
+            Patch::Rewound => record.rewind.is_none(),
             Patch::Passed(project) => !record.failed.contains_key(project),
         }
     }
@@ -391,9 +486,24 @@ pub struct RouteRecord {
     pub port: u16,
     /// The service's address, which never changes while it has its slot.
     pub address: std::net::Ipv4Addr,
+    /// Whether it is served over HTTPS; where nothing is said, if a certificate is to be
+    /// had for its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<bool>,
     /// Who said that it is to be left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
+}
+
+impl RouteRecord {
+    /// The route as it is published.
+    pub fn published(&self) -> super::Published {
+        super::Published {
+            host: self.host.clone(),
+            backend: std::net::SocketAddrV4::new(self.address, self.port),
+            tls: self.tls,
+        }
+    }
 }
 
 /// The slots file inside the image, as it is written: `.rediacc.json`.
@@ -419,6 +529,20 @@ pub fn slots_json(existing: Option<serde_json::Value>, slots: &Slots) -> serde_j
         entry["slot"] = json!(slot.get());
     }
     Value::Object(root)
+}
+
+/// Refuses slots that two services have.
+pub fn slots_are_distinct(slots: &Slots) -> Result<(), String> {
+    let mut taken = BTreeMap::new();
+    for (service, slot) in &slots.0 {
+        if let Some(other) = taken.insert(slot, service) {
+            let slot = slot.get();
+            return Err(format!(
+                "both `{other}` and `{service}` would have slot {slot}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the slots out of a `.rediacc.json`.

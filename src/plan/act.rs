@@ -1,7 +1,9 @@
 //! What commands ask of single repositories.
 
 use super::script::Script;
-use crate::model::{Act, Blocked, Guid, Name, NetworkId, Patch, Record, Size, Step, Stop, Volume};
+use crate::model::{
+    Act, Blocked, Guid, MadeBy, Name, NetworkId, Patch, Record, Size, Step, Stop, Volume,
+};
 
 impl Script<'_> {
     /// What a command asks of a repository.
@@ -38,7 +40,7 @@ impl Script<'_> {
                 if let Some(at) = expires {
                     self.want(patch(Patch::Expire(*at)))?;
                 }
-                self.make_copy(guid, lineage.parent)?;
+                self.make_copy(guid, lineage)?;
                 self.want(patch(Patch::Created))?;
                 if *autostart {
                     self.keep_parents_key(guid, lineage.parent)?;
@@ -50,7 +52,10 @@ impl Script<'_> {
         let Some(record) = record else {
             return Ok(());
         };
-        let on_deleted = matches!(act, Act::Resume | Act::Delete { .. } | Act::Restore);
+        let on_deleted = matches!(
+            act,
+            Act::Resume | Act::Close | Act::Delete { .. } | Act::Restore
+        );
         if let Some(stone) = record.deleted.as_ref().filter(|_| !on_deleted) {
             return Err(Stop::Block(Blocked::Deleted {
                 at: stone.at,
@@ -60,6 +65,12 @@ impl Script<'_> {
         match act {
             Act::Adopt { .. } | Act::Create { .. } | Act::Fork { .. } => Ok(()),
             Act::Expand(size) => self.expand(guid, *size),
+            Act::Snapshot(at) => self.take_snapshot(guid, *at, MadeBy::Command, None),
+            Act::DropSnapshot(at, permit) => self.want(Step::DropSnapshot {
+                guid,
+                at: *at,
+                permit: permit.clone(),
+            }),
             Act::Autostart(autostart) => {
                 self.want(patch(Patch::Autostart(*autostart)))?;
                 self.settle_key(guid, Some(*autostart), None)
@@ -73,6 +84,19 @@ impl Script<'_> {
             Act::ResumeProject(project) => {
                 self.want(patch(Patch::SuspendProject(project.clone(), None)))
             }
+            Act::Rollback(project) => self.take_back(guid, record.network, project),
+            Act::Rewind {
+                project,
+                rewind,
+                up,
+            } => {
+                self.rewind(guid, project.as_ref(), *rewind)?;
+                self.finish_rewind(guid, record.network)?;
+                match up {
+                    true => self.act(guid, &Act::Up { network: None }),
+                    false => Ok(()),
+                }
+            }
             Act::Resume => {
                 self.want(patch(Patch::Unhold))?;
                 self.want(patch(Patch::Suspend(None)))
@@ -81,7 +105,8 @@ impl Script<'_> {
                 self.mount(guid, *network)?;
                 self.clean(guid)?;
                 let network = network.unwrap_or(record.network);
-                self.want(Step::StartDaemon { guid, network })
+                self.want(Step::StartDaemon { guid, network })?;
+                self.hooks_up(guid, network)
             }
             Act::Down { suspension, close } => {
                 if record.owner.is_some() {
@@ -97,10 +122,21 @@ impl Script<'_> {
                     .get()?
                     .is_some_and(|one| one.serving);
                 match serves {
-                    true => self.stop_projects(guid, record.network),
+                    true => {
+                        self.hooks_down(guid, record.network)?;
+                        self.stop_projects(guid, record.network)
+                    }
                     false => Ok(()),
                 }
             }
+            Act::StopDaemon(suspension) => {
+                if suspension.is_some() && record.owner.is_some() {
+                    self.want(patch(Patch::Suspend(suspension.clone())))?;
+                }
+                let network = record.network;
+                self.want(Step::StopDaemon { guid, network })
+            }
+            Act::Close => self.shut(guid, record.network),
             Act::Delete { stone, permit } => {
                 self.mark_deleted(guid, stone.clone())?;
                 self.bury(guid)?;
@@ -141,6 +177,9 @@ impl Script<'_> {
         self.bring_back(guid)?;
         if self.repo(guid)?.storage.file.get()?.is_none() {
             return Err(Stop::Block(Blocked::ImageMissing));
+        }
+        if let Some(record) = self.record(guid)? {
+            self.finish_rewind(guid, record.network)?;
         }
         if let Some(network) = network {
             self.give_network(guid, network)?;

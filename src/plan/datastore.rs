@@ -44,7 +44,8 @@ impl Script<'_> {
             .filter(|by| by.holds_at(self.scratch.now))
             .cloned();
         match (&self.desired.store, closed) {
-            (Some(StoreAct::Unmount(by)), _) => return self.close_datastore(by.clone()),
+            (Some(StoreAct::Unmount(by)), _) => return self.close_datastore(Some(by.clone())),
+            (Some(StoreAct::Close), _) => return self.close_datastore(None),
             (None | Some(StoreAct::Relieve), Some(by)) if !is_open => {
                 return Err(Stop::Block(Blocked::Suspended(by)));
             }
@@ -87,8 +88,8 @@ impl Script<'_> {
         }
     }
 
-    /// Nothing of it is open, and so it stays.
-    fn close_datastore(&mut self, by: Suspension) -> Result<(), Stop> {
+    /// Nothing of it is open; who says so has it stay closed.
+    fn close_datastore(&mut self, by: Option<Suspension>) -> Result<(), Stop> {
         let volume = Volume::Datastore;
         let all = self.scratch.repositories.known().into_iter().flatten();
         let open = all.filter(|(_, repo)| !repo.storage.device.is_absent());
@@ -97,8 +98,8 @@ impl Script<'_> {
             let on = format!("repositories that are open: {}", open.join(", "));
             return Err(Stop::Block(Blocked::DependencyBlocked { on }));
         }
-        if self.scratch.datastore.closed.get()?.is_none() {
-            self.want(Step::CloseDatastore(Some(by)))?;
+        if by.is_some() && self.scratch.datastore.closed.get()?.is_none() {
+            self.want(Step::CloseDatastore(by))?;
         }
         self.want(Step::Unmount(volume))?;
         self.want(Step::Detach(volume))
@@ -116,7 +117,7 @@ impl Script<'_> {
             return Ok(());
         };
         let size = reserve(*total);
-        if free.as_bytes() < total.as_bytes() / NEARLY_FULL {
+        if self.is_nearly_full()? {
             let note = format!(
                 "nearly full: {free} of {total} are free; `renet prune --trash` or \
                  `renet datastore expand` give room"
@@ -131,6 +132,14 @@ impl Script<'_> {
             true => self.want(Step::KeepReserve(size)),
             false => Ok(()),
         }
+    }
+
+    pub(super) fn is_nearly_full(&self) -> Result<bool, Stop> {
+        let store = &self.scratch.datastore;
+        let (Some(total), Some(free)) = (store.storage.file.get()?, store.free.known()) else {
+            return Ok(false);
+        };
+        Ok(free.as_bytes() < total.as_bytes() / NEARLY_FULL)
     }
 
     /// Gives the reserve back where nothing else is free: what frees needs room.

@@ -1,9 +1,11 @@
 //! A repository's image, and the datastore's file: made, grown, opened, closed.
 
+use jiff::Timestamp;
+
 use super::script::Script;
 use crate::model::{
-    Blocked, Guid, Header, NetworkId, Object, Origin, Part, Patch, Record, RepositorySpec, Seal,
-    SecretRef, Size, Step, Stop, Volume,
+    Blocked, DataLossPermit, Guid, Header, Lineage, MadeBy, Name, NetworkId, Object, Origin, Part,
+    Patch, Record, RepositorySpec, Schedule, Seal, SecretRef, Size, Snapshot, Step, Stop, Volume,
 };
 
 impl Script<'_> {
@@ -54,7 +56,7 @@ impl Script<'_> {
                         self.want(Step::Record(guid, Patch::Expire(at)))?;
                     }
                 }
-                self.make_copy(guid, parent)
+                self.make_copy(guid, lineage)
             }
         }
     }
@@ -106,7 +108,8 @@ impl Script<'_> {
     }
 
     /// Makes an image as a copy of another where there is none.
-    pub(super) fn make_copy(&mut self, guid: Guid, from: Guid) -> Result<(), Stop> {
+    pub(super) fn make_copy(&mut self, guid: Guid, lineage: &Lineage) -> Result<(), Stop> {
+        let from = lineage.parent;
         self.want(Step::ClearStaging(Volume::Image(guid)))?;
         if self.repo(guid)?.storage.file.get()?.is_some() {
             return Ok(());
@@ -119,6 +122,23 @@ impl Script<'_> {
                 self.desired.name(from)
             );
             return Err(Stop::Block(Blocked::Unresolved(gone)));
+        }
+        if let Some(at) = lineage.snapshot {
+            let all = parent.snapshots.get()?;
+            let Some(snapshot) = all.and_then(|all| all.get(&at)) else {
+                let gone = format!(
+                    "there is no snapshot {} of {}",
+                    Snapshot::shown(at),
+                    self.desired.name(from)
+                );
+                return Err(Stop::Block(Blocked::Unresolved(gone)));
+            };
+            self.has_room(snapshot.size)?;
+            return self.want(Step::Fork {
+                guid,
+                from,
+                snapshot: lineage.snapshot,
+            });
         }
         let Some(size) = parent.storage.file.get()?.copied() else {
             // It is made by its own plan, if at all.
@@ -135,14 +155,89 @@ impl Script<'_> {
             return Err(Stop::Hidden);
         }
         self.has_room(size)?;
-        self.want(Step::Fork { guid, from })
+        self.want(Step::Fork {
+            guid,
+            from,
+            snapshot: None,
+        })
+    }
+
+    /// A snapshot of what is there.
+    pub(super) fn take_snapshot(
+        &mut self,
+        guid: Guid,
+        at: Timestamp,
+        made_by: MadeBy,
+        project: Option<&Name>,
+    ) -> Result<(), Stop> {
+        self.want(Step::ClearStaging(Volume::Image(guid)))?;
+        if self.repo(guid)?.storage.file.get()?.is_none() {
+            return Err(Stop::Block(Blocked::ImageMissing));
+        }
+        self.want(Step::Snapshot {
+            guid,
+            at,
+            made_by,
+            project: project.cloned(),
+        })
+    }
+
+    /// The snapshots that a rule makes: one when the last is old enough, and none
+    /// more than it keeps. Others are not counted, and stay.
+    pub(super) fn keep_snapshots(&mut self, guid: Guid, rule: &Schedule) -> Result<(), Stop> {
+        let now = Snapshot::moment(self.scratch.now);
+        let last = self.scheduled(guid)?.last().copied();
+        let due = last.is_none_or(|last| last + rule.every <= now);
+        if due && self.is_nearly_full()? {
+            let note = "no snapshot is made while the datastore is nearly full";
+            let note = (Object::Repository(guid), note.to_owned());
+            self.plan.notes.push(note);
+        } else if due {
+            self.take_snapshot(guid, now, MadeBy::Rule, None)?;
+        }
+        let made = self.scheduled(guid)?;
+        for (index, at) in made.iter().enumerate() {
+            let newer = made.len() - index - 1;
+            if let Some(permit) = DataLossPermit::outnumbered(guid, newer, rule.keep) {
+                let at = *at;
+                self.want(Step::DropSnapshot { guid, at, permit })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The snapshots that rules made, oldest first.
+    fn scheduled(&self, guid: Guid) -> Result<Vec<Timestamp>, Stop> {
+        let repo = self.repo(guid)?;
+        let all = repo.snapshots.get()?.into_iter().flatten();
+        let all = all.filter(|(_, snapshot)| snapshot.made_by == MadeBy::Rule);
+        Ok(all.map(|(at, _)| *at).collect())
+    }
+
+    /// Destroys every snapshot of a repository that goes for good.
+    pub(super) fn drop_snapshots(
+        &mut self,
+        guid: Guid,
+        permit: &DataLossPermit,
+    ) -> Result<(), Stop> {
+        let repo = self.repo(guid)?;
+        let all = repo.snapshots.get()?.into_iter().flatten();
+        let all: Vec<Timestamp> = all.map(|(at, _)| *at).collect();
+        for at in all {
+            let permit = permit.clone();
+            self.want(Step::DropSnapshot { guid, at, permit })?;
+        }
+        Ok(())
     }
 
     /// The key that opens the parent at boot opens its copy too.
     pub(super) fn keep_parents_key(&mut self, guid: Guid, from: Guid) -> Result<(), Stop> {
         self.want(Step::Record(guid, Patch::Autostart(true)))?;
         let has_key = self.repo(from)?.key.get()?.is_some();
-        if has_key && self.scratch.storage(Volume::Image(guid))?.is_sealed()? {
+        // A kill may have left the parent's key without its slot.
+        let copy = self.scratch.storage(Volume::Image(guid))?;
+        let has_slot = copy.header.get()?.is_some_and(Header::has_key);
+        if has_key && has_slot {
             self.want(Step::CopyKey { guid, from })?;
         }
         Ok(())
@@ -313,8 +408,14 @@ impl Script<'_> {
         self.want(Step::Record(guid, Patch::Cleaned))
     }
 
-    /// Stopped, unmounted, closed and detached.
+    /// Down by its own hooks, then shut.
     pub(super) fn close(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
+        self.hooks_down(guid, network)?;
+        self.shut(guid, network)
+    }
+
+    /// Stopped, unmounted, closed and detached.
+    pub(super) fn shut(&mut self, guid: Guid, network: NetworkId) -> Result<(), Stop> {
         let volume = Volume::Image(guid);
         self.want(Step::StopDaemon { guid, network })?;
         self.want(Step::Unmount(volume))?;

@@ -9,12 +9,16 @@
 mod act;
 pub mod changes;
 mod datastore;
+mod hooks;
 mod image;
 mod order;
 mod repository;
 mod retire;
+mod rewind;
 mod routes;
 mod script;
+mod stand_in;
+mod transaction;
 
 pub use retire::GRACE;
 pub use routes::table;
@@ -23,17 +27,22 @@ pub use script::plan;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Actual, Blocked, Container, ContainerState, Danger, Guid, Name, Object, Part, Step,
+    Actual, Blocked, Container, ContainerState, Danger, Digest, Guid, Name, Object, Part, Step,
 };
 
 /// Objects on which a step failed in this run, and how.
 pub type Tried = BTreeMap<Object, Blocked>;
+
+/// The revisions of projects that failed in this run, and how.
+pub type Undone = BTreeMap<Object, (Digest, Blocked)>;
 
 /// What earlier waves of the same run, or other runs, say about this one.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits<'a> {
     /// Objects on which a step failed in this run.
     pub tried: &'a Tried,
+    /// Revisions that failed in this run.
+    pub undone: &'a Undone,
     /// What the first wave of this run retires: later ones retire nothing else.
     pub retires: Option<&'a BTreeSet<Object>>,
     /// What is blocked by plans for other shares.
@@ -46,6 +55,7 @@ impl Limits<'_> {
     /// No earlier wave, nothing else going on.
     pub const NONE: Limits<'static> = Limits {
         tried: &BTreeMap::new(),
+        undone: &BTreeMap::new(),
         retires: None,
         standing: &BTreeMap::new(),
         busy: &BTreeSet::new(),
@@ -119,6 +129,9 @@ impl Plan {
                     may_have_run(first, *guid, project, service)
                 }
                 Danger::StopsUnseen(guid) => any_may_have_run(first, *guid),
+                Danger::TakesBack(guid) => {
+                    is_under_way(first, *guid) || any_may_have_run(first, *guid)
+                }
                 Danger::Discards(guid) => was_there(first, *guid),
             })
             .cloned()
@@ -143,6 +156,21 @@ fn may_have_run(actual: &Actual, guid: Guid, project: &Name, service: &str) -> b
             .get(project)
             .and_then(|services| services.get(service))
             .is_some_and(|container| container.state == ContainerState::Running),
+        Some(Part::Absent) | None => false,
+        Some(_) => true,
+    }
+}
+
+/// Whether there may be writes that an update from before would take back.
+fn is_under_way(actual: &Actual, guid: Guid) -> bool {
+    let all = match &actual.repositories {
+        Part::Known(all) => all,
+        Part::Absent => return false,
+        Part::Hidden | Part::Unknown(_) => return true,
+    };
+    let record = all.get(&guid).map(|repo| &repo.record);
+    match record {
+        Some(Part::Known(record)) => record.unfinished.is_some() || record.rewind.is_some(),
         Some(Part::Absent) | None => false,
         Some(_) => true,
     }

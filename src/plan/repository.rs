@@ -1,10 +1,12 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::order::{Dependencies, in_order};
 use super::script::Script;
+use super::stand_in::StandIns;
 use crate::model::{
-    Blocked, Guid, Name, NetworkId, Object, Part, Patch, ProjectSpec, RepositorySpec, RunState,
-    Step, Stop, Volume,
+    Blocked, Function, Guid, Hook, Name, NetworkId, Object, Part, Patch, ProjectSpec,
+    RepositorySpec, RunState, Step, Stop, Volume,
 };
 
 impl Script<'_> {
@@ -17,6 +19,11 @@ impl Script<'_> {
         // A project that failed in this run keeps its repository's daemon alone:
         // stopping it under the failure would hide what went wrong.
         let reached = self.group(object.clone(), |script| script.repository(spec));
+        if spec.state != RunState::Running {
+            let none = StandIns::default();
+            self.settle(spec, &none);
+            self.group(object.clone(), |script| script.drop_settled(spec.guid));
+        }
         if spec.state == RunState::Offline {
             return;
         }
@@ -26,10 +33,20 @@ impl Script<'_> {
         if spec.state != RunState::Running {
             return;
         }
+        let standing_in = match reached {
+            true => self.standing_in(spec),
+            false => StandIns::default(),
+        };
+        if reached {
+            self.settle(spec, &standing_in);
+            self.group(object.clone(), |script| script.drop_settled(spec.guid));
+        }
+        let spec = &standing_in.take_their_places(spec);
         let projects = spec.projects.values();
         let depends_on: Dependencies = projects
             .map(|project| (project.name.clone(), project.depends_on.clone()))
             .collect();
+        let unprepared = self.prepare_all(spec, reached, &standing_in);
         let mut later = Vec::new();
         for name in in_order(spec.projects.keys().cloned(), &depends_on) {
             let project = &spec.projects[&name];
@@ -46,18 +63,117 @@ impl Script<'_> {
                 self.plan.blocked.entry(service).or_insert(why);
             } else if !reached {
                 self.plan.more.insert(service);
+            } else if self.is_held_up(spec, project, &unprepared) {
+                // Said already.
             } else if self.comes_later(spec, project, &later) {
                 later.push(project);
             } else {
-                self.group(service, |script| script.project(spec, project));
+                self.start_project(spec, project, &standing_in);
             }
         }
         // What starts now must not count on anything that is put off, not even on
         // an image that both run.
         for project in later {
-            let service = Object::Service(spec.guid, project.name.clone());
-            self.group(service, |script| script.project(spec, project));
+            self.start_project(spec, project, &standing_in);
         }
+    }
+
+    fn start_project(
+        &mut self,
+        spec: &RepositorySpec,
+        project: &Arc<ProjectSpec>,
+        standing_in: &StandIns,
+    ) {
+        let service = Object::Service(spec.guid, project.name.clone());
+        let before = self.plan.steps.len();
+        let reached = self.group(service.clone(), |script| {
+            script.project(spec, project, standing_in)
+        });
+        if reached && self.plan.steps.len() == before {
+            let why = standing_in.why(self.limits, &service);
+            self.plan.blocked.extend(why.map(|why| (service, why)));
+        }
+    }
+
+    /// Runs `prep` of every project that is about to start; the projects whose own
+    /// could not run, or failed.
+    fn prepare_all(
+        &mut self,
+        spec: &RepositorySpec,
+        reached: bool,
+        standing_in: &StandIns,
+    ) -> BTreeSet<Name> {
+        let mut unprepared = BTreeSet::new();
+        for project in spec.projects.values().filter(|_| reached) {
+            let service = Object::Service(spec.guid, project.name.clone());
+            let Some(hook) = project.hook.clone() else {
+                continue;
+            };
+            if !hook.defines(Function::Prep) || !self.is_meant(&service) {
+                continue;
+            }
+            let prep = Step::Hook {
+                guid: spec.guid,
+                network: spec.network,
+                hook: hook.clone(),
+                revision: Some(project.hash.clone()),
+                function: Function::Prep,
+            };
+            if prep.holds(&self.scratch) == Ok(true) {
+                continue;
+            }
+            if !self.group(service, |script| {
+                script.prepare(spec, project, hook, standing_in)
+            }) {
+                unprepared.insert(project.name.clone());
+            }
+        }
+        unprepared
+    }
+
+    fn prepare(
+        &mut self,
+        spec: &RepositorySpec,
+        project: &Arc<ProjectSpec>,
+        hook: Arc<Hook>,
+        standing_in: &StandIns,
+    ) -> Result<(), Stop> {
+        let starts = start(spec.guid, spec.network, project);
+        if starts[0].holds(&self.scratch)? {
+            return Ok(());
+        }
+        self.has_not_failed(spec, project, &starts)?;
+        self.begin(spec.guid, project, standing_in)?;
+        self.put_in_place(spec.guid, project)?;
+        let revision = Some(&project.hash);
+        self.run_hook(spec.guid, spec.network, hook, revision, Function::Prep)
+    }
+
+    /// Whether the project does not start because another is not prepared: that is
+    /// said, or the next look finds out.
+    fn is_held_up(
+        &mut self,
+        spec: &RepositorySpec,
+        project: &Arc<ProjectSpec>,
+        unprepared: &BTreeSet<Name>,
+    ) -> bool {
+        let mut others = unprepared.iter();
+        let Some(first) = others.find(|name| **name != project.name) else {
+            return false;
+        };
+        if start(spec.guid, spec.network, project)[0].holds(&self.scratch) == Ok(true) {
+            return false;
+        }
+        let service = Object::Service(spec.guid, project.name.clone());
+        let other = Object::Service(spec.guid, first.clone());
+        if self.plan.more.contains(&other) {
+            self.plan.more.insert(service);
+        } else {
+            let on = format!("prep of service {}/{first}", spec.name);
+            let why = Blocked::DependencyBlocked { on };
+            self.plan.blocked.entry(service).or_insert(why);
+        }
+        true
     }
 
     /// Whether the project starts when something has ended for which this plan
@@ -98,6 +214,8 @@ impl Script<'_> {
         // Its manifest is back: so is the repository.
         self.want(Step::Record(guid, Patch::Delete(None)))?;
         self.bring_back(guid)?;
+        self.rewind_failed(spec)?;
+        self.finish_rewind(guid, spec.network)?;
         self.want(Step::Record(guid, Patch::Claim(self.desired.owner.clone())))?;
         self.want(Step::Record(guid, Patch::Rename(spec.name.clone())))?;
         self.want(Step::Record(guid, Patch::Policy(spec.policy)))?;
@@ -131,6 +249,9 @@ impl Script<'_> {
             guid,
             network: spec.network,
         })?;
+        if let Some(rule) = &spec.snapshots {
+            self.keep_snapshots(guid, rule)?;
+        }
         if spec.state == RunState::Stopped {
             self.stop_projects(guid, spec.network)?;
         }
@@ -177,6 +298,7 @@ impl Script<'_> {
             in_order(record.projects, &record.depends_on)
         });
         for project in owned.into_iter().rev() {
+            self.hook_down(guid, network, &project)?;
             self.want(Step::Down {
                 guid,
                 network,
@@ -187,36 +309,96 @@ impl Script<'_> {
         Ok(())
     }
 
-    fn project(&mut self, spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> Result<(), Stop> {
+    fn project(
+        &mut self,
+        spec: &RepositorySpec,
+        project: &Arc<ProjectSpec>,
+        standing_in: &StandIns,
+    ) -> Result<(), Stop> {
         let (guid, network) = (spec.guid, spec.network);
-        let (up, wait) = start(spec, project);
-        let failed = self
-            .record(guid)?
-            .and_then(|record| record.failed.get(&project.name).cloned());
-        if failed.as_ref() == Some(&project.hash) {
-            let well = up.holds(&self.scratch)? && wait.holds(&self.scratch)?;
-            if !well && !self.desired.asked.retry {
-                return Err(Stop::Block(Blocked::RevisionFailed));
+        let starts = start(spec.guid, spec.network, project);
+        self.has_not_failed(spec, project, &starts)?;
+        if !starts[0].holds(&self.scratch)? {
+            self.dependencies_are_well(spec, project, standing_in)?;
+        }
+        if !self.all_hold(&starts)? {
+            self.begin(guid, project, standing_in)?;
+        }
+        self.bring_up(guid, network, project)?;
+        if standing_in.has(&project.name) {
+            return self.want(Step::Record(guid, Patch::End(project.name.clone())));
+        }
+        self.want(Step::Record(guid, Patch::Passed(project.name.clone())))?;
+        self.want(Step::KeepRevision {
+            guid,
+            project: project.clone(),
+        })?;
+        self.want(Step::Record(guid, Patch::End(project.name.clone())))
+    }
+
+    /// A revision that failed is not tried again.
+    fn has_not_failed(
+        &self,
+        spec: &RepositorySpec,
+        project: &ProjectSpec,
+        starts: &[Step],
+    ) -> Result<(), Stop> {
+        let record = self.record(spec.guid)?;
+        let failed = record.is_some_and(|record| record.has_failed(&project.name, &project.hash));
+        let object = Object::Service(spec.guid, project.name.clone());
+        match self.limits.undone.get(&object) {
+            Some((revision, why)) if *revision == project.hash => Err(Stop::Block(why.clone())),
+            _ if failed && !self.desired.asked.retry && !self.all_hold(starts)? => {
+                Err(Stop::Block(Blocked::RevisionFailed { runs: None }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its files are in place, its images are there, it runs and is well.
+    pub(super) fn bring_up(
+        &mut self,
+        guid: Guid,
+        network: NetworkId,
+        project: &Arc<ProjectSpec>,
+    ) -> Result<(), Stop> {
+        self.put_in_place(guid, project)?;
+        match project.starter() {
+            Some(hook) => {
+                let revision = Some(&project.hash);
+                self.run_hook(guid, network, hook.clone(), revision, Function::Up)
+            }
+            None => {
+                self.want(Step::FetchImages {
+                    guid,
+                    network,
+                    project: project.clone(),
+                })?;
+                for step in start(guid, network, project) {
+                    self.want(step)?;
+                }
+                Ok(())
             }
         }
-        if !up.holds(&self.scratch)? {
-            self.dependencies_are_well(spec, project)?;
-        }
+    }
+
+    fn put_in_place(&mut self, guid: Guid, project: &Arc<ProjectSpec>) -> Result<(), Stop> {
         let depends_on = project.depends_on.clone();
         let own = Patch::OwnProject(project.name.clone(), depends_on);
         self.want(Step::Record(guid, own))?;
         self.want(Step::WriteFiles {
             guid,
             project: project.clone(),
-        })?;
-        self.want(Step::FetchImages {
-            guid,
-            network,
-            project: project.clone(),
-        })?;
-        self.want(up)?;
-        self.want(wait)?;
-        self.want(Step::Record(guid, Patch::Passed(project.name.clone())))
+        })
+    }
+
+    fn all_hold(&self, steps: &[Step]) -> Result<bool, Stop> {
+        for step in steps {
+            if !step.holds(&self.scratch)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Nothing is started before what it depends on is in sync and well.
@@ -224,16 +406,20 @@ impl Script<'_> {
         &self,
         spec: &RepositorySpec,
         project: &ProjectSpec,
+        standing_in: &StandIns,
     ) -> Result<(), Stop> {
+        let ran = self.ran_before(spec.guid, project)?;
         for on in &project.depends_on {
             let object = Object::Service(spec.guid, on.clone());
             if self.plan.more.contains(&object) {
                 return Err(Stop::Hidden);
             }
             let well = match spec.projects.get(on) {
+                Some(on) if standing_in.has(&on.name) => {
+                    ran && self.all_hold(&start(spec.guid, spec.network, on))?
+                }
                 Some(on) if !self.plan.blocked.contains_key(&object) => {
-                    let (up, wait) = start(spec, on);
-                    up.holds(&self.scratch)? && wait.holds(&self.scratch)?
+                    self.all_hold(&start(spec.guid, spec.network, on))?
                 }
                 _ => false,
             };
@@ -246,9 +432,17 @@ impl Script<'_> {
     }
 }
 
-/// What starts the project, and what waits for it.
-fn start(spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> (Step, Step) {
-    let (guid, network) = (spec.guid, spec.network);
+/// What starts the project, and what waits for it. A hook does its own waiting.
+fn start(guid: Guid, network: NetworkId, project: &Arc<ProjectSpec>) -> Vec<Step> {
+    if let Some(hook) = project.starter() {
+        return vec![Step::Hook {
+            guid,
+            network,
+            hook: hook.clone(),
+            revision: Some(project.hash.clone()),
+            function: Function::Up,
+        }];
+    }
     let up = Step::Up {
         guid,
         network,
@@ -259,5 +453,5 @@ fn start(spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> (Step, Step) {
         network,
         project: project.clone(),
     };
-    (up, wait)
+    vec![up, wait]
 }

@@ -266,6 +266,10 @@ impl Script<'_> {
                         return Err(Stop::Block(Blocked::Protected));
                     }
                     script.close(guid, record.network)?;
+                    script.finish_rewind(guid, record.network)?;
+                    for project in record.unfinished.iter().flat_map(|all| all.projects.keys()) {
+                        script.want(Step::Record(guid, Patch::End(project.clone())))?;
+                    }
                     script.want(Step::Record(guid, Patch::Release))
                 }
                 DeletionPolicy::Delete => {
@@ -295,6 +299,7 @@ impl Script<'_> {
         for project in in_order(gone, &depends_on).into_iter().rev() {
             let object = Object::Service(guid, project.clone());
             self.let_go(object, Vec::new(), |script| {
+                script.hook_down(guid, spec.network, &project)?;
                 script.want(Step::Down {
                     guid,
                     network: spec.network,
@@ -332,6 +337,7 @@ impl Script<'_> {
             self.close(guid, record.network)?;
         }
         self.want(Step::ClearStaging(Volume::Image(guid)))?;
+        self.keep_replaced(guid)?;
         self.want(Step::Trash(guid))
     }
 
@@ -379,6 +385,7 @@ impl Script<'_> {
 
     /// Frees what a deleted repository still holds.
     pub(super) fn destroy(&mut self, guid: Guid, permit: DataLossPermit) -> Result<(), Stop> {
+        self.drop_snapshots(guid, &permit)?;
         self.want(Step::Purge { guid, permit })?;
         self.want(Step::Record(guid, Patch::Purged))?;
         // While a manifest of that name is held, the record says why.

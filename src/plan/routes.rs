@@ -1,10 +1,9 @@
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
 
 use super::script::Script;
 use crate::model::{
-    Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Published,
-    Repository, RouteRecord, RouteTable, RunState, Shared, Slots, Step, Stop, Suspension,
+    Actual, Blocked, ContainerState, Desired, Guid, Health, Name, Object, Part, Repository,
+    RouteRecord, RouteTable, RunState, Shared, Slots, Step, Stop, Suspension,
 };
 
 /// The route table, from what was *observed*: it never names a service that was
@@ -16,10 +15,7 @@ pub fn table(desired: &Desired, observed: &Actual, busy: &BTreeSet<Guid>) -> Rou
     let published = observed.published.known().unwrap_or(&none);
     let mut table = RouteTable::new();
     for (name, route) in observed.routes.known().into_iter().flatten() {
-        let entry = Published {
-            host: route.host.clone(),
-            backend: SocketAddrV4::new(route.address, route.port),
-        };
+        let entry = route.published();
         let running = match busy.contains(&route.repository) {
             true => None,
             false => running(desired, observed, route),
@@ -152,6 +148,7 @@ impl Script<'_> {
             service: spec.service.clone(),
             port: spec.port,
             address: spec.address,
+            tls: spec.tls,
             suspended: known.and_then(|route| route.suspended.clone()),
         };
         self.want(Step::RecordRoute {
@@ -161,15 +158,13 @@ impl Script<'_> {
     }
 
     fn proxy(&mut self, observed: &Actual) -> Result<(), Stop> {
-        let any = self
-            .scratch
-            .routes
-            .get()?
-            .is_some_and(|routes| !routes.is_empty());
-        if !any {
+        let routes = self.scratch.routes.get()?;
+        let any = routes.is_some_and(|routes| !routes.is_empty());
+        if !any && !self.desired.labelled {
             // The last route went.
             self.want(Step::PublishRoutes(RouteTable::new()))?;
-            if self.desired.proxy.is_some() {
+            let asked = self.scratch.proxy.get()?.is_some_and(|proxy| proxy.asked);
+            if self.desired.proxy.is_some() && !asked {
                 self.want(Step::StopProxy)?;
             }
             return Ok(());

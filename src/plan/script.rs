@@ -222,9 +222,15 @@ impl Script<'_> {
             Ok(()) => true,
             Err(Stop::Hidden) => {
                 // The worst that Desired may do behind it counts as shown.
-                self.plan
-                    .danger
-                    .extend(object.repository().map(Danger::StopsUnseen));
+                if let Some(guid) = object.repository() {
+                    // Without a daemon nothing runs that could be stopped.
+                    if !self.repo(guid).is_ok_and(|repo| repo.daemon.is_absent()) {
+                        self.plan.danger.insert(Danger::StopsUnseen(guid));
+                    }
+                    let takes_back = self.desired.may_take_back(guid);
+                    let takes_back = takes_back.then_some(Danger::TakesBack(guid));
+                    self.plan.danger.extend(takes_back);
+                }
                 self.plan.more.insert(object);
                 false
             }

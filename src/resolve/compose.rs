@@ -7,58 +7,60 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::policy::{self, Idle, Refused};
 use crate::host::ComposeOutput;
-use crate::model::{Digest, Environment, FileSet, Name, NetworkId, RelPath, ServiceSpec, Slots};
+use crate::model::{
+    Digest, Environment, FileSet, Guid, LOG_LIMITS, Name, NetworkId, RelPath, ServiceSpec, Slots,
+    hook,
+};
 
 /// What the transform needs to know about a project.
 #[derive(Clone, Debug)]
 pub struct Context<'a> {
-    /// The repository's name.
+    /// The repository.
+    pub guid: Guid,
+    /// Its name.
     pub repository: &'a Name,
+    /// The name of the repository that it is a copy of, and what the copy is for.
+    pub copy_of: Option<(&'a Name, &'a Name)>,
     /// Its network.
     pub network: NetworkId,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// What lies outside of it and may be read: what all share, and the project's
+    /// own secrets.
+    pub outside: Vec<PathBuf>,
     /// The project's directory on the machine.
     pub directory: PathBuf,
     /// The project.
     pub project: &'a Name,
+    /// The compose files that the text comes from.
+    pub compose_files: Vec<PathBuf>,
     /// The slots of the whole repository.
     pub slots: &'a Slots,
-    /// The project's files.
-    pub files: &'a FileSet,
+    /// The project's files, where renet manages them: what is made from them is
+    /// named by their content.
+    pub files: Option<&'a FileSet>,
     /// What the manifest puts into its environment.
     pub environment: &'a Environment,
+    /// Whether whoever runs it takes everything upon himself.
+    pub insist: bool,
 }
 
-/// Service settings that reach beyond the repository.
-const REFUSED: [&str; 14] = [
-    "privileged",
-    "pid",
-    "ipc",
-    "uts",
-    "userns_mode",
-    "cgroup",
-    "cgroup_parent",
-    "cap_add",
-    "devices",
-    "device_cgroup_rules",
-    "security_opt",
-    "volumes_from",
-    "runtime",
-    "sysctls",
-];
+/// What compose is given.
+#[derive(Clone, Debug)]
+pub struct Transformed {
+    /// The file.
+    pub config: Value,
+    /// What of the file as written does not do what it says.
+    pub warnings: Vec<Idle>,
+}
 
 impl Context<'_> {
     /// The variables that a compose file may use.
     pub fn interpolation(&self) -> BTreeMap<String, String> {
         let mut variables = self.environment.0.clone();
-        variables.extend(self.slots.0.iter().map(|(service, slot)| {
-            (
-                ip_variable(service),
-                self.network.address(*slot).to_string(),
-            )
-        }));
-        variables.insert("REDIACC_NETWORK_ID".to_owned(), self.network.to_string());
-        variables.insert("REDIACC_REPOSITORY".to_owned(), self.repository.to_string());
+        variables.extend(hook::variables(self.guid, self.network, self.slots));
         variables
     }
 
@@ -70,89 +72,64 @@ impl Context<'_> {
             rest => Some(Some(rest.parse().ok()?)),
         }
     }
-
-    /// The digest of the project's files at or beneath a path.
-    fn digest_beneath(&self, base: Option<&RelPath>) -> Digest {
-        let files = self.files.files().iter().filter(|(path, _)| {
-            base.is_none_or(|base| *path == base || path.strip_prefix(base).is_some())
-        });
-        FileSet::digest_of(files.map(|(path, file)| (path, file.digest(), file.executable())))
-    }
 }
 
-/// `api-2` → `API_2_IP`.
-fn ip_variable(service: &str) -> String {
-    let upper: String = service
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_uppercase()
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    format!("{upper}_IP")
+/// The digest of the files at or beneath a path of the project.
+fn digest_beneath(files: &FileSet, base: Option<&RelPath>) -> Digest {
+    let files = files.files().iter().filter(|(path, _)| {
+        base.is_none_or(|base| *path == base || path.strip_prefix(base).is_some())
+    });
+    FileSet::digest_of(files.map(|(path, file)| (path, file.digest(), file.executable())))
 }
 
-/// Turns a resolved compose file into the one that runs. All refusals at once,
-/// one a line.
-pub fn transform(mut config: Value, context: &Context<'_>) -> Result<Value, String> {
-    let mut refused = Vec::new();
-    let root = config.as_object_mut().ok_or("compose gave no mapping")?;
+/// Turns a resolved compose file into the one that runs. All refusals at once.
+pub fn transform(mut config: Value, context: &Context<'_>) -> Result<Transformed, Vec<Refused>> {
+    let mut refused = match context.insist {
+        true => Vec::new(),
+        false => policy::judge(&config, context),
+    };
+    let mut warnings = Vec::new();
+    let whole = |why: &str| vec![Refused::new(["services"], why, "define one")];
+    let root = config
+        .as_object_mut()
+        .ok_or_else(|| whole("compose gave no mapping"))?;
     root.remove("networks");
-    for (name, volume) in entries(root.get("volumes")) {
-        if volume
-            .get("driver_opts")
-            .is_some_and(|opts| !is_empty(opts))
-            || volume
-                .get("driver")
-                .is_some_and(|driver| *driver != json!("local"))
-        {
-            refused.push(format!(
-                "volumes.{name}: a foreign driver or driver_opts reaches outside the repository"
-            ));
-        }
-    }
-    for group in ["configs", "secrets"] {
-        for (name, entry) in entries(root.get(group)) {
-            if let Some(file) = entry.get("file").and_then(Value::as_str)
-                && context.relative(file).is_none()
-            {
-                refused.push(format!(
-                    "{group}.{name}.file: `{file}` leaves the repository"
-                ));
-            }
-        }
-    }
     let declared = root.clone();
     let services = root
         .get_mut("services")
         .and_then(Value::as_object_mut)
         .filter(|services| !services.is_empty())
-        .ok_or("services: none is defined")?;
+        .ok_or_else(|| whole("no service is defined"))?;
     for (name, service) in services.iter_mut() {
+        let at = ["services", name];
         let Some(service) = service.as_object_mut() else {
-            refused.push(format!("services.{name}: not a mapping"));
+            refused.push(Refused::new(at, "this is no mapping", "write one"));
             continue;
         };
-        judge(name, service, context, &mut refused);
-        if let Err(why) = settle(name, service, &declared, context) {
-            refused.push(format!("services.{name}: {why}"));
+        if let Err((why, cure)) = settle(name, service, &declared, context, &mut warnings) {
+            refused.push(Refused::new(at, why, cure));
         }
     }
-    if refused.is_empty() {
-        Ok(config)
-    } else {
-        Err(refused.join("\n"))
+    match refused.is_empty() {
+        true => Ok(Transformed { config, warnings }),
+        false => Err(refused),
     }
 }
 
-fn entries(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
+pub(super) fn entries(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
     value.and_then(Value::as_object).into_iter().flatten()
 }
 
-fn is_empty(value: &Value) -> bool {
+pub(super) fn items<'a>(of: &'a Map<String, Value>, key: &str) -> impl Iterator<Item = &'a Value> {
+    let items = of.get(key).and_then(Value::as_array);
+    items.into_iter().flatten()
+}
+
+pub(super) fn text<'a>(of: &'a Value, key: &str) -> &'a str {
+    of.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
@@ -162,87 +139,51 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn judge(
-    name: &str,
-    service: &Map<String, Value>,
-    context: &Context<'_>,
-    refused: &mut Vec<String>,
-) {
-    for key in REFUSED {
-        if service.get(key).is_some_and(|value| !is_empty(value)) {
-            refused.push(format!(
-                "services.{name}.{key}: reaches beyond the repository and is refused"
-            ));
-        }
-    }
-    let volumes = service.get("volumes").and_then(Value::as_array);
-    for volume in volumes.into_iter().flatten() {
-        if volume.get("type") == Some(&json!("bind")) {
-            let source = volume
-                .get("source")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            if context.relative(source).is_none() {
-                refused.push(format!(
-                    "services.{name}.volumes: `{source}` leaves the project's directory"
-                ));
-            }
-        }
-    }
-    if let Some(build) = service.get("build").and_then(Value::as_object) {
-        let path = build
-            .get("context")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if context.relative(path).is_none() {
-            refused.push(format!(
-                "services.{name}.build.context: `{path}` leaves the project's directory"
-            ));
-        }
-        for key in [
-            "privileged",
-            "entitlements",
-            "ssh",
-            "network",
-            "additional_contexts",
-        ] {
-            if build.get(key).is_some_and(|value| !is_empty(value)) {
-                refused.push(format!("services.{name}.build.{key}: is refused"));
-            }
-        }
-    }
-    if service
-        .get("scale")
-        .and_then(Value::as_u64)
-        .is_some_and(|scale| scale > 1)
-        || service
-            .get("deploy")
-            .and_then(|deploy| deploy.get("replicas"))
-            .and_then(Value::as_u64)
-            .is_some_and(|replicas| replicas > 1)
-    {
-        refused.push(format!(
-            "services.{name}: one address serves one container; replicas are refused"
-        ));
-    }
-}
+type Unsettled = (String, &'static str);
 
 fn settle(
     name: &str,
     service: &mut Map<String, Value>,
     declared: &Map<String, Value>,
     context: &Context<'_>,
-) -> Result<(), String> {
-    let slot = context
-        .slots
-        .0
-        .get(name)
-        .ok_or("has no slot; its name must stand literally in the compose file")?;
+    warnings: &mut Vec<Idle>,
+) -> Result<(), Unsettled> {
+    let slot = context.slots.0.get(name).ok_or_else(|| {
+        let why = "it has no slot: it does not stand in the compose files as it is called";
+        (why.to_owned(), "write its name without a variable")
+    })?;
+    let variable = hook::ip_variable(name);
+    let mut others = context.slots.0.keys().filter(|other| *other != name);
+    if let Some(other) = others.find(|other| hook::ip_variable(other) == variable) {
+        let why = format!("{variable} would be its address and that of `{other}`");
+        return Err((
+            why,
+            "rename one, or free the slot of one that is gone: `renet ips --release`",
+        ));
+    }
     let address = context.network.address(*slot).to_string();
+    let mut idle = |key: &str, what: String| {
+        let at = ["services", name, key].map(str::to_owned).to_vec();
+        warnings.push(Idle { at, what });
+    };
+    if service.get("ports").is_some_and(|ports| !is_empty(ports)) {
+        let what = format!("is ignored: its ports are those on which it listens at {address}");
+        idle("ports", what);
+    }
+    let mode = service.get("network_mode").and_then(Value::as_str);
+    if let Some(mode) = mode.filter(|mode| *mode != "host") {
+        let what = format!(
+            "is `host`, not `{}`: every service has the machine's network, at an address of \
+             its own",
+            mode.escape_debug()
+        );
+        idle("network_mode", what);
+    }
     for key in ["networks", "ports", "links", "external_links"] {
         service.remove(key);
     }
     service.insert("network_mode".to_owned(), json!("host"));
+    limit_log(service);
 
     let environment = mapping(service, "environment")?;
     for (name, value) in &context.environment.0 {
@@ -265,45 +206,21 @@ fn settle(
     let extra = service.entry("extra_hosts").or_insert_with(|| json!([]));
     extra
         .as_array_mut()
-        .ok_or("extra_hosts: not a list")?
+        .ok_or_else(|| ("its `extra_hosts` are no list".to_owned(), "write a list"))?
         .extend(hosts);
 
     if let Some(build) = service.get("build").cloned() {
-        let path = build
-            .get("context")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let base = context.relative(path).flatten();
-        // The context's place on the machine is no part of what is built.
-        let mut recipe = build.clone();
-        recipe["context"] = json!(base.as_ref().map(RelPath::as_str));
-        let digest = Digest::of_fields([
-            context.digest_beneath(base.as_ref()).as_str().as_bytes(),
-            recipe.to_string().as_bytes(),
-        ]);
-        // Named by its content: a changed context is another image, and the one
-        // that runs stays until the new one is built.
-        let own = service.insert(
-            "image".to_owned(),
-            json!(format!(
-                "renet/{}-{name}:{}",
-                context.project,
-                digest.short()
-            )),
-        );
-        if let Some(Value::String(own)) = own
-            && let Some(build) = service.get_mut("build").and_then(Value::as_object_mut)
-        {
-            let tags = build.entry("tags").or_insert_with(|| json!([]));
-            if let Some(tags) = tags.as_array_mut() {
-                tags.push(json!(own));
-            }
+        if let Some(files) = context.files {
+            name_by_content(name, service, &build, files, context);
         }
     } else if service.get("image").is_none_or(is_empty) {
-        return Err("has neither `image` nor `build`".to_owned());
+        let why = "it has neither `image` nor `build`".to_owned();
+        return Err((why, "say what it runs"));
     }
 
-    let files = mounted_files(service, declared, context);
+    let files = context
+        .files
+        .and_then(|files| mounted_files(service, declared, files, context));
     let labels = mapping(service, "labels")?;
     labels.insert("rediacc.service_name".to_owned(), json!(name));
     labels.insert("rediacc.service_ip".to_owned(), json!(address));
@@ -311,7 +228,15 @@ fn settle(
         "rediacc.network_id".to_owned(),
         json!(context.network.to_string()),
     );
-    labels.insert("rediacc.repo_name".to_owned(), json!(context.repository));
+    let repository = match context.copy_of {
+        Some((parent, tag)) => format!("{parent}:{tag}"),
+        None => context.repository.to_string(),
+    };
+    labels.insert("rediacc.repo_name".to_owned(), json!(repository));
+    // Compose's own label names the descriptor that it reads.
+    let from = context.compose_files.iter();
+    let from: Vec<String> = from.map(|file| file.display().to_string()).collect();
+    labels.insert("renet.config_files".to_owned(), json!(from.join(",")));
     if let Some(digest) = files {
         // The contents of mounted files are no part of compose's own hash.
         labels.insert("renet.files".to_owned(), json!(digest.as_str()));
@@ -319,17 +244,72 @@ fn settle(
     Ok(())
 }
 
+/// What is written to the daemon's own log driver stays within a limit, whatever
+/// the file says: other drivers keep nothing here.
+fn limit_log(service: &mut Map<String, Value>) {
+    let Some(logging) = service.get_mut("logging").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let driver = logging.get("driver").and_then(Value::as_str);
+    if !matches!(driver, None | Some("" | "json-file" | "local")) {
+        return;
+    }
+    let options = logging.entry("options").or_insert_with(|| json!({}));
+    if options.is_null() {
+        *options = json!({});
+    }
+    let Some(options) = options.as_object_mut() else {
+        return;
+    };
+    let size = options.get("max-size").and_then(Value::as_str);
+    let limited = size.is_some_and(|size| size.starts_with(|c: char| ('1'..='9').contains(&c)));
+    if !limited {
+        for (option, value) in LOG_LIMITS {
+            options.insert(option.to_owned(), json!(value));
+        }
+    }
+}
+
+/// Names an image by what it is built from: a changed context is another image, and
+/// the one that runs stays until the new one is built.
+fn name_by_content(
+    name: &str,
+    service: &mut Map<String, Value>,
+    build: &Value,
+    files: &FileSet,
+    context: &Context<'_>,
+) {
+    let base = context.relative(text(build, "context")).flatten();
+    // The context's place on the machine is no part of what is built.
+    let mut recipe = build.clone();
+    recipe["context"] = json!(base.as_ref().map(RelPath::as_str));
+    let digest = Digest::of_fields([
+        digest_beneath(files, base.as_ref()).as_str().as_bytes(),
+        recipe.to_string().as_bytes(),
+    ]);
+    let image = format!("renet/{}-{name}:{}", context.project, digest.short());
+    let own = service.insert("image".to_owned(), json!(image));
+    if let Some(Value::String(own)) = own
+        && let Some(build) = service.get_mut("build").and_then(Value::as_object_mut)
+    {
+        let tags = build.entry("tags").or_insert_with(|| json!([]));
+        if let Some(tags) = tags.as_array_mut() {
+            tags.push(json!(own));
+        }
+    }
+}
+
 fn mapping<'a>(
     service: &'a mut Map<String, Value>,
     key: &str,
-) -> Result<&'a mut Map<String, Value>, String> {
+) -> Result<&'a mut Map<String, Value>, Unsettled> {
     let value = service.entry(key).or_insert_with(|| json!({}));
     if value.is_null() {
         *value = json!({});
     }
     value
         .as_object_mut()
-        .ok_or_else(|| format!("{key}: not a mapping"))
+        .ok_or_else(|| (format!("its `{key}` is no mapping"), "write a mapping"))
 }
 
 /// The digest of the managed files that the service sees through bind mounts,
@@ -337,45 +317,26 @@ fn mapping<'a>(
 fn mounted_files(
     service: &Map<String, Value>,
     declared: &Map<String, Value>,
+    files: &FileSet,
     context: &Context<'_>,
 ) -> Option<Digest> {
-    let mut paths: BTreeSet<String> = BTreeSet::new();
-    let list = |key: &str| {
-        service
-            .get(key)
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
-    for volume in list("volumes") {
-        if volume.get("type") == Some(&json!("bind")) {
-            paths.extend(
-                volume
-                    .get("source")
-                    .and_then(Value::as_str)
-                    .map(str::to_owned),
-            );
-        }
-    }
+    let binds = items(service, "volumes").filter(|volume| text(volume, "type") == "bind");
+    let mut paths: BTreeSet<&str> = binds.map(|volume| text(volume, "source")).collect();
     for group in ["configs", "secrets"] {
-        for used in list(group) {
-            let name = used
-                .get("source")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let file = declared
-                .get(group)
-                .and_then(|group| group.get(name))
-                .and_then(|entry| entry.get("file"))
-                .and_then(Value::as_str);
-            paths.extend(file.map(str::to_owned));
-        }
+        let declared = |used| {
+            declared
+                .get(group)?
+                .get(text(used, "source"))?
+                .get("file")?
+                .as_str()
+        };
+        paths.extend(items(service, group).filter_map(declared));
     }
     let empty = FileSet::digest_of(std::iter::empty());
     let digests: Vec<Digest> = paths
         .iter()
         .filter_map(|path| context.relative(path))
-        .map(|base| context.digest_beneath(base.as_ref()))
+        .map(|base| digest_beneath(files, base.as_ref()))
         .filter(|digest| *digest != empty)
         .collect();
     (!digests.is_empty())
@@ -464,7 +425,11 @@ mod tests {
         }
     }
 
-    fn transformed(service: Value) -> Result<Value, String> {
+    fn transformed(service: Value) -> Result<Transformed, Vec<Refused>> {
+        given(json!({"services": {"api": service}}), false)
+    }
+
+    fn given(config: Value, insist: bool) -> Result<Transformed, Vec<Refused>> {
         let name: Name = "shop".parse().unwrap();
         let project: Name = "web".parse().unwrap();
         let slots = Slots::default().allocate(["api"]).unwrap();
@@ -474,22 +439,29 @@ mod tests {
             ("PRICE".to_owned(), "5$ ${LOG}".to_owned()),
         ]));
         let context = Context {
+            guid: Guid::new(uuid::Uuid::nil()),
             repository: &name,
+            copy_of: None,
             network: NetworkId::FIRST,
+            mount: PathBuf::from("/mnt/rediacc/mounts/g"),
+            outside: vec![PathBuf::from("/mnt/rediacc/immovable")],
             directory: PathBuf::from("/mnt/rediacc/mounts/g/web"),
             project: &project,
+            compose_files: vec![PathBuf::from("/mnt/rediacc/mounts/g/web/compose.yml")],
             slots: &slots,
-            files: &files,
+            files: Some(&files),
             environment: &environment,
+            insist,
         };
-        transform(json!({"services": {"api": service}}), &context)
+        transform(config, &context)
     }
 
     #[test]
     fn a_service_gets_its_address_and_the_hosts_network() {
         let out =
             transformed(json!({"image": "i", "ports": ["80:80"], "networks": {"default": null}}))
-                .unwrap();
+                .unwrap()
+                .config;
         let api = &out["services"]["api"];
         assert_eq!(api["network_mode"], "host");
         assert_eq!(api["labels"]["rediacc.service_ip"], "127.0.11.2");
@@ -501,44 +473,265 @@ mod tests {
 
     #[test]
     fn the_manifests_environment_is_set_where_the_compose_file_says_nothing() {
-        let out = transformed(json!({"image": "i", "environment": {"LOG": "debug"}})).unwrap();
+        let out = transformed(json!({"image": "i", "environment": {"LOG": "debug"}}))
+            .unwrap()
+            .config;
         let environment = &out["services"]["api"]["environment"];
         assert_eq!(environment["LOG"], "debug");
         assert_eq!(environment["PRICE"], "5$$ $${LOG}");
     }
 
     #[test]
-    fn l44_what_reaches_beyond_the_repository_is_refused_with_its_place() {
-        for (service, place) in [
-            (
-                json!({"image": "i", "privileged": true}),
-                "services.api.privileged",
-            ),
-            (json!({"image": "i", "pid": "host"}), "services.api.pid"),
-            (
-                json!({"image": "i", "cap_add": ["SYS_ADMIN"]}),
-                "services.api.cap_add",
-            ),
-            (
-                json!({"image": "i", "devices": [{"source": "/dev/sda"}]}),
-                "services.api.devices",
-            ),
-            (
-                json!({"image": "i", "security_opt": ["apparmor=unconfined"]}),
-                "services.api.security_opt",
-            ),
-            (
-                json!({"image": "i", "volumes": [{"type": "bind", "source": "/var/run/docker.sock", "target": "/s"}]}),
-                "services.api.volumes",
-            ),
-            (
-                json!({"build": {"context": "/etc"}}),
-                "services.api.build.context",
-            ),
-            (json!({"image": "i", "scale": 2}), "services.api"),
+    fn what_does_nothing_is_said() {
+        let service = json!({"image": "i", "ports": ["80:80"], "network_mode": "bridge"});
+        let warnings = transformed(service).unwrap().warnings;
+        let at: Vec<String> = warnings.iter().map(|one| one.at.join(".")).collect();
+        assert_eq!(at, ["services.api.ports", "services.api.network_mode"]);
+        assert!(warnings[0].what.starts_with("is ignored"), "{warnings:?}");
+        assert!(warnings[1].what.contains("not `bridge`"), "{warnings:?}");
+    }
+
+    #[test]
+    fn l45_a_log_has_a_limit_whatever_the_file_says() {
+        let limit = |logging: Value| {
+            let out = transformed(json!({"image": "i", "logging": logging})).unwrap();
+            out.config["services"]["api"]["logging"]["options"]["max-size"].clone()
+        };
+        for unlimited in [
+            json!({"driver": "json-file"}),
+            json!({"driver": "json-file", "options": null}),
+            json!({"driver": "json-file", "options": {"max-size": "-1"}}),
+            json!({"driver": "local", "options": {"max-size": "0"}}),
+            json!({"options": {"max-file": "9"}}),
         ] {
-            let refused = transformed(service.clone()).unwrap_err();
-            assert!(refused.contains(place), "{service}: {refused}");
+            assert_eq!(limit(unlimited.clone()), "10m", "{unlimited}");
+        }
+        let own = json!({"driver": "json-file", "options": {"max-size": "1g"}});
+        assert_eq!(limit(own), "1g");
+        assert_eq!(limit(json!({"driver": "journald"})), Value::Null);
+    }
+
+    #[test]
+    fn two_services_cannot_have_one_variable() {
+        let slots = Slots::default().allocate(["a-b", "a_b"]).unwrap();
+        let (name, project) = ("shop".parse().unwrap(), "web".parse().unwrap());
+        let context = Context {
+            guid: Guid::new(uuid::Uuid::nil()),
+            repository: &name,
+            copy_of: None,
+            network: NetworkId::FIRST,
+            mount: PathBuf::from("/m"),
+            outside: Vec::new(),
+            directory: PathBuf::from("/m/web"),
+            project: &project,
+            compose_files: Vec::new(),
+            slots: &slots,
+            files: None,
+            environment: &Environment::default(),
+            insist: false,
+        };
+        let config = json!({"services": {"a-b": {"image": "i"}}});
+        let refused = transform(config, &context).unwrap_err();
+        assert!(refused[0].why.contains("A_B_IP"), "{refused:?}");
+    }
+
+    #[test]
+    fn all_refusals_come_at_once_and_whoever_insists_gets_none() {
+        let config = json!({
+            "services": {"api": {"image": "i", "privileged": true, "pid": "host"}},
+            "volumes": {"data": {"driver_opts": {"device": "/etc"}}},
+        });
+        let refused = given(config.clone(), false).unwrap_err();
+        let at: Vec<String> = refused.iter().map(|one| one.at.join(".")).collect();
+        let wanted = [
+            "volumes.data.driver_opts",
+            "services.api.pid",
+            "services.api.privileged",
+        ];
+        assert_eq!(at, wanted);
+        let out = given(config, true).unwrap().config;
+        assert_eq!(out["services"]["api"]["privileged"], true);
+        assert_eq!(out["services"]["api"]["network_mode"], "host");
+    }
+
+    #[test]
+    fn l44_what_reaches_beyond_the_repository_is_refused_with_its_place() {
+        let bind = |source: &str, read_only: bool| {
+            json!({"volumes": [
+                {"type": "bind", "source": source, "target": "/t", "read_only": read_only},
+            ]})
+        };
+        let repository = "/mnt/rediacc/mounts/g";
+        for (setting, place) in [
+            (json!({"privileged": true}), "privileged"),
+            (
+                json!({"post_start": [{"command": "x", "privileged": true}]}),
+                "post_start",
+            ),
+            (
+                json!({"pre_stop": [{"command": "x", "privileged": true}]}),
+                "pre_stop",
+            ),
+            (json!({"pid": "host"}), "pid"),
+            (json!({"ipc": "host"}), "ipc"),
+            (json!({"ipc": "container:x"}), "ipc"),
+            (json!({"uts": "host"}), "uts"),
+            (json!({"userns_mode": "host"}), "userns_mode"),
+            (json!({"cgroup": "host"}), "cgroup"),
+            (json!({"cgroup_parent": "/"}), "cgroup_parent"),
+            (json!({"cap_add": ["SYS_ADMIN"]}), "cap_add"),
+            (json!({"cap_add": ["all"]}), "cap_add"),
+            (json!({"cap_add": ["cap_net_admin"]}), "cap_add"),
+            (
+                json!({"cap_add": ["BPF"], "labels": {"rediacc.checkpoint": "true"}}),
+                "cap_add",
+            ),
+            (json!({"devices": [{"source": "/dev/sda"}]}), "devices"),
+            (
+                json!({"device_cgroup_rules": ["a *:* rwm"]}),
+                "device_cgroup_rules",
+            ),
+            (json!({"gpus": "all"}), "gpus"),
+            (
+                json!({"deploy": {"resources": {"reservations": {"devices": [{"capabilities": ["gpu"]}]}}}}),
+                "deploy",
+            ),
+            (
+                json!({"security_opt": ["apparmor=unconfined"]}),
+                "security_opt",
+            ),
+            (
+                json!({"security_opt": ["no-new-privileges:false"]}),
+                "security_opt",
+            ),
+            (json!({"volumes_from": ["container:x"]}), "volumes_from"),
+            (json!({"runtime": "kata"}), "runtime"),
+            (json!({"sysctls": {"kernel.shmmax": "1"}}), "sysctls"),
+            (
+                json!({"annotations": {"org.systemd.property.DeviceAllow": "x"}}),
+                "annotations",
+            ),
+            (json!({"credential_spec": {"file": "x"}}), "credential_spec"),
+            (json!({"use_api_socket": true}), "use_api_socket"),
+            (json!({"provider": {"type": "x"}}), "provider"),
+            (json!({"models": ["x"]}), "models"),
+            (json!({"develop": {"watch": [{"path": "/"}]}}), "develop"),
+            (json!({"of_tomorrow": true}), "of_tomorrow"),
+            (json!({"network_mode": "container:x"}), "network_mode"),
+            (json!({"network_mode": "service:db"}), "network_mode"),
+            (json!({"scale": 2}), "scale"),
+            (json!({"deploy": {"replicas": 2}}), "deploy"),
+            (json!({"env_file": [{"path": "/etc/shadow"}]}), "env_file"),
+            (json!({"env_file": "/etc/shadow"}), "env_file"),
+            (bind("/var/run/docker.sock", true), "volumes"),
+            (bind("/run/rediacc/docker-2816.sock", true), "volumes"),
+            (bind("/etc", true), "volumes"),
+            (bind("/mnt/rediacc/mounts/gg", true), "volumes"),
+            (bind("/mnt/rediacc/mounts/g/web/../../h", true), "volumes"),
+            (
+                bind("/mnt/rediacc/mounts/g/.rediacc/docker", true),
+                "volumes",
+            ),
+            (bind(repository, false), "volumes"),
+            (bind("/mnt/rediacc/immovable/x", false), "volumes"),
+            (
+                json!({"volumes": [{"type": "npipe", "source": "x", "target": "/t"}]}),
+                "volumes",
+            ),
+            (json!({"build": {"context": "/etc"}}), "build.context"),
+            (
+                json!({"build": {"context": "https://x.test/y.git"}}),
+                "build.context",
+            ),
+            (
+                json!({"build": {"context": "/mnt/rediacc/mounts/g/web", "dockerfile": "../../h/x"}}),
+                "build.dockerfile",
+            ),
+            (
+                json!({"build": {"context": "/mnt/rediacc/mounts/g/web", "privileged": true}}),
+                "build.privileged",
+            ),
+            (
+                json!({"build": {"context": "/mnt/rediacc/mounts/g/web", "entitlements": ["x"]}}),
+                "build.entitlements",
+            ),
+            (
+                json!({"build": {"context": "/mnt/rediacc/mounts/g/web", "cache_to": ["type=local,dest=/etc"]}}),
+                "build.cache_to",
+            ),
+            (
+                json!({"build": {"context": "/mnt/rediacc/mounts/g/web", "cache_from": ["type=registry,ref=x", "type=local,src=/etc"]}}),
+                "build.cache_from",
+            ),
+            (
+                json!({"build": {"context": "/mnt/rediacc/mounts/g/web", "colour": "red"}}),
+                "build.colour",
+            ),
+        ] {
+            let mut service = setting.clone();
+            service["image"] = json!("i");
+            let refused = transformed(service).unwrap_err();
+            let at: Vec<String> = refused.iter().map(|one| one.at.join(".")).collect();
+            assert_eq!(at, [format!("services.api.{place}")], "{setting}");
+            assert!(!refused[0].cure.is_empty());
+        }
+        let image = json!({"api": {"image": "i"}});
+        for (top, place) in [
+            (json!({"driver": "sshfs"}), "volumes.data.driver"),
+            (
+                json!({"driver_opts": {"type": "none", "o": "bind", "device": "/etc"}}),
+                "volumes.data.driver_opts",
+            ),
+            (json!({"external": true}), "volumes.data.external"),
+        ] {
+            let config = json!({"services": image, "volumes": {"data": top}});
+            let refused = given(config, false).unwrap_err();
+            assert_eq!(refused[0].at.join("."), place);
+        }
+        for (config, place) in [
+            (
+                json!({"services": image, "configs": {"c": {"file": "/etc/shadow"}}}),
+                "configs.c.file",
+            ),
+            (
+                json!({"services": image, "secrets": {"s": {"file": "/etc/shadow"}}}),
+                "secrets.s.file",
+            ),
+            (
+                json!({"services": image, "models": {"m": {"model": "x"}}}),
+                "models",
+            ),
+        ] {
+            let refused = given(config, false).unwrap_err();
+            assert_eq!(refused[0].at.join("."), place);
+        }
+    }
+
+    #[test]
+    fn what_stays_in_the_repository_is_given_as_it_is() {
+        for setting in [
+            json!({"cap_add": ["NET_BIND_SERVICE", "cap_chown"]}),
+            json!({"cap_add": ["SYS_PTRACE"], "labels": {"rediacc.checkpoint": "true"}}),
+            json!({"security_opt": ["no-new-privileges:true"]}),
+            json!({"pid": "service:db", "ipc": "shareable", "x-of-mine": {"privileged": true}}),
+            json!({"privileged": false, "devices": [], "runtime": null}),
+            json!({"restart": "unless-stopped"}),
+            json!({"post_start": [{"command": "x"}]}),
+            json!({"volumes": [
+                {"type": "bind", "source": "/mnt/rediacc/mounts/g/web/data", "target": "/d"},
+                {"type": "bind", "source": "/mnt/rediacc/mounts/g/shared", "target": "/s"},
+                {"type": "bind", "source": "/mnt/rediacc/immovable/i", "target": "/i", "read_only": true},
+                {"type": "volume", "source": "data", "target": "/v"},
+                {"type": "tmpfs", "target": "/tmp"},
+            ]}),
+        ] {
+            let mut service = setting.clone();
+            service["image"] = json!("i");
+            let out = transformed(service).unwrap().config;
+            for (key, value) in setting.as_object().unwrap() {
+                let given = &out["services"]["api"][key];
+                assert!(key == "labels" || given == value, "{key}: {given}");
+            }
         }
     }
 }

@@ -251,6 +251,7 @@ impl<'a> Identities<'a> {
             lineage: Lineage {
                 parent,
                 tag: fork.tag.clone(),
+                snapshot: None,
             },
             ttl: fork.ttl,
         })

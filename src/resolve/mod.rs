@@ -7,19 +7,22 @@
 mod compose;
 mod identities;
 mod ids;
+mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use compose::{Context, transform};
+pub use compose::{Context, Transformed, transform};
 pub use ids::{Drawn, Ids};
+pub use policy::{Refused, refusals};
 
 use crate::host::{ComposeDoor, ComposeInput, ComposeOutput, Scope};
-use crate::manifest::{self, Manifests, MovedFrom};
+use crate::manifest::{self, Manifests, MovedFrom, Written};
 use crate::model::{
-    Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Guid, Layout, Name, NetworkId,
-    Object, Origin, Owner, Part, ProjectSpec, ProxySpec, Repository, RepositorySpec, RouteSpec,
-    Slots, StoreAct,
+    Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Environment, Guid, Hook, Layout,
+    Name, NetworkId, Object, Origin, Owner, Part, ProjectSpec, Repository, RepositorySpec,
+    RouteSpec, Slots, StoreAct, Warning,
 };
 use identities::Identities;
 
@@ -64,9 +67,8 @@ pub async fn resolve<D: ComposeDoor>(
                 uuid: ids.datastore(),
             })
         },
-        proxy: manifests.machine.as_ref().map(|machine| ProxySpec {
-            http: machine.proxy.http,
-        }),
+        proxy: manifests.proxy(),
+        labelled: manifests.ask_for_routes(),
         repositories: BTreeMap::new(),
         routes: BTreeMap::new(),
         unresolved: Vec::new(),
@@ -139,6 +141,7 @@ pub async fn resolve<D: ComposeDoor>(
                     origin,
                     passphrase,
                     autostart: manifest.autostart,
+                    snapshots: manifest.snapshots,
                     guid,
                     name: manifest.name.clone(),
                     network,
@@ -212,10 +215,17 @@ async fn resolve_projects<D: ComposeDoor>(
     door: &D,
     scope: Scope,
 ) {
+    let names = &desired.names;
     let specs = desired.repositories.values_mut();
     for spec in specs.filter(|spec| scope.covers(spec.guid)) {
+        let copy_of = match &spec.origin {
+            Origin::Fork { lineage, .. } => names.get(&lineage.parent).zip(lineage.tag.as_ref()),
+            Origin::Blank(_) => None,
+        };
+        let copy_of = copy_of.map(|(parent, tag)| (parent.clone(), tag.clone()));
+        let copy_of = copy_of.as_ref().map(|(parent, tag)| (parent, tag));
         for service in source.manifests.services_of(&spec.name) {
-            match resolve_project(source, spec, service, door).await {
+            match resolve_project(source, spec, copy_of, service, door).await {
                 Ok(project) => {
                     spec.projects
                         .insert(service.name.clone(), Arc::new(project));
@@ -229,20 +239,33 @@ async fn resolve_projects<D: ComposeDoor>(
     }
 }
 
+/// What a project may read that lies outside of its repository.
+pub fn outside(layout: &Layout, network: NetworkId, project: &Name) -> Vec<PathBuf> {
+    vec![layout.immovable(), layout.secrets(network, project)]
+}
+
 async fn resolve_project<D: ComposeDoor>(
     source: &Source,
     spec: &RepositorySpec,
+    copy_of: Option<(&Name, &Name)>,
     service: &manifest::Service,
     door: &D,
 ) -> Result<ProjectSpec, String> {
+    let directory = source.layout.project(spec.guid, &service.name);
     let context = Context {
+        guid: spec.guid,
         repository: &spec.name,
+        copy_of,
         network: spec.network,
-        directory: source.layout.project(spec.guid, &service.name),
+        mount: source.layout.mount(spec.guid),
+        outside: outside(&source.layout, spec.network, &service.name),
+        compose_files: vec![directory.join(service.compose_file.as_str())],
+        directory,
         project: &service.name,
         slots: &spec.slots,
-        files: &service.files,
+        files: Some(&service.files),
         environment: &service.environment,
+        insist: false,
     };
     let input = ComposeInput {
         guid: spec.guid,
@@ -251,37 +274,78 @@ async fn resolve_project<D: ComposeDoor>(
         compose_file: service.compose_file.clone(),
         environment: context.interpolation(),
     };
-    let key = cache_key(spec, &input);
+    let key = cache_key(spec, copy_of, &input);
     let output = match door.recall(&key) {
         Some(output) => output,
         None => {
             // What compose says may repeat what it was given.
             let hide = |why: String| service.environment.hide(&why);
             let config = door.config(&input).await.map_err(hide)?;
-            let text = transform(config, &context).map_err(hide)?.to_string();
+            let written = || {
+                let (files, file) = (&service.files, &service.compose_file);
+                Written::of(files, file, service.name.as_str())
+            };
+            let given = transform(config, &context)
+                .map_err(|refused| hide(refusals(&refused, &written())))?;
+            let warnings = match given.warnings.as_slice() {
+                [] => Vec::new(),
+                idle => {
+                    let written = written();
+                    let warnings = idle.iter().map(|one| one.warning(&written));
+                    let hidden = warnings.map(|warning| Warning {
+                        message: hide(warning.message),
+                        ..warning
+                    });
+                    hidden.collect()
+                }
+            };
+            let text = given.config.to_string();
             let hashes = door.hashes(&input, &text).await.map_err(hide)?;
-            let output = ComposeOutput { text, hashes };
+            let output = ComposeOutput {
+                text,
+                hashes,
+                warnings,
+            };
             door.remember(&key, &output);
             output
         }
     };
     let services = compose::services(&output, &context)?;
+    let hook = hook(service, context.interpolation());
+    let project = ProjectSpec::new(
+        service.name.clone(),
+        service.files.clone(),
+        output.text.into(),
+        services,
+    );
     Ok(ProjectSpec {
         depends_on: service.depends_on.clone(),
         healthy_within: service.healthy_within,
-        ..ProjectSpec::new(
-            service.name.clone(),
-            service.files.clone(),
-            output.text.into(),
-            services,
-        )
+        on_failure: service.on_failure,
+        warnings: output.warnings,
+        ..project.with_hook(hook)
     })
 }
 
+/// The Rediaccfile among a project's files.
+fn hook(service: &manifest::Service, environment: BTreeMap<String, String>) -> Option<Hook> {
+    let read = service.files.rediaccfile()?;
+    Some(Hook::new(
+        service.name.clone(),
+        &read,
+        service.files.digest(),
+        Environment(environment),
+    ))
+}
+
 /// Everything that the resolved text depends on.
-fn cache_key(spec: &RepositorySpec, input: &ComposeInput) -> Digest {
+fn cache_key(
+    spec: &RepositorySpec,
+    copy_of: Option<(&Name, &Name)>,
+    input: &ComposeInput,
+) -> Digest {
     // Raised when the transformation changes what it writes.
-    const FORMAT: &str = "1";
+    const FORMAT: &str = "4";
     let mut fields = vec![
         FORMAT.to_owned(),
         input.guid.to_string(),
@@ -292,6 +356,9 @@ fn cache_key(spec: &RepositorySpec, input: &ComposeInput) -> Digest {
         input.files.digest().to_string(),
         serde_json::to_string(&spec.slots).unwrap_or_default(),
     ];
+    if let Some((parent, tag)) = copy_of {
+        fields.push(format!("{parent}:{tag}"));
+    }
     for (name, value) in &input.environment {
         fields.push(format!("{name}={value}"));
     }
@@ -322,6 +389,7 @@ fn resolve_routes(
                     service: route.service.clone(),
                     address: spec.network.address(*slot),
                     port: route.port,
+                    tls: route.tls,
                 };
                 desired.routes.insert(route.name.clone(), settled);
             }

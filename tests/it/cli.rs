@@ -104,7 +104,7 @@ fn what_is_explained_needs_nothing_and_is_ascii_where_the_locale_is() {
             .unwrap();
         assert!(said.stdout.is_ascii() && said.status.success(), "{said:?}");
         let text = String::from_utf8(said.stdout).unwrap();
-        assert!(text.contains("hello.localhost:8088 -> 127."), "{text}");
+        assert!(text.contains("hello.localhost:8088 -> hello/"), "{text}");
     }
 }
 
@@ -153,6 +153,13 @@ fn objects_are_printed_as_their_schema_says() {
         &["get", "sevrice", "-f", FOLDER],
         "did you mean `service`?",
     );
+    assert_eq!(get(&["service", "hello/web"]), one);
+    assert_eq!(get(&["all"]), all);
+    place.says(
+        3,
+        &["get", "service/web", "-f", FOLDER],
+        "did you mean `service/hello/web`?",
+    );
     place.says(
         3,
         &["get", "service/hello/wbe", "-f", FOLDER],
@@ -160,7 +167,7 @@ fn objects_are_printed_as_their_schema_says() {
     );
     let status = place.run(&["status", "-f", FOLDER, "-o", "json"]);
     let status = fits("output/status", &status.stdout);
-    assert_eq!(status["source"]["in_sync"], false);
+    assert_eq!(status["source"]["inSync"], false);
     place.says(0, &["status", "-f", FOLDER], "differs: renet diff");
     let history = place.run(&["history", "-o", "json"]);
     assert_eq!(
@@ -180,19 +187,41 @@ fn watching_prints_every_row_once_and_ends_when_interrupted() {
         return;
     }
     let place = Place::new();
-    let mut watch = place.command(&["get", "route", "-w", "-f", FOLDER]);
+    let folder = place.0.path().join("desired");
+    let write = |host: &str| {
+        fs::create_dir_all(&folder).unwrap();
+        let compose = "services: { web: { image: \"i:1\" } }\n";
+        fs::write(folder.join("docker-compose.yml"), compose).unwrap();
+        let text = format!(
+            "apiVersion: renet/v1\nkind: Machine\nmetadata: {{ name: m1 }}\n\
+             spec: {{ datastore: {{ size: 1G }} }}\n---\n\
+             apiVersion: renet/v1\nkind: Repository\nmetadata: {{ name: shop }}\n\
+             spec: {{ size: 64M, encryption: none }}\n---\n\
+             apiVersion: renet/v1\nkind: Service\nmetadata: {{ name: web }}\n\
+             spec: {{ repository: shop, compose: {{ file: docker-compose.yml }} }}\n---\n\
+             apiVersion: renet/v1\nkind: Route\nmetadata: {{ name: web }}\n\
+             spec: {{ service: shop/web, port: 80, host: {host} }}\n"
+        );
+        fs::write(folder.join("all.yaml"), text).unwrap();
+    };
+    write("a.test");
+    let at = folder.display().to_string();
+    let mut watch = place.command(&["get", "routes", "-w", "-f", &at]);
+    watch.env("COLUMNS", "200");
     let mut child = watch.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || lines.next().unwrap().unwrap();
     assert!(next().starts_with("KIND/NAME"));
-    assert!(next().starts_with("route/hello  OutOfSync"));
+    let row = next();
+    assert!(row.starts_with("route/web  OutOfSync  Missing"), "{row}");
+    assert!(row.ends_with("http://a.test → shop/web:80"), "{row}");
+    // What the folder says from now on.
+    write("b.test");
+    let row = next();
+    assert!(row.ends_with("http://b.test → shop/web:80"), "{row}");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(
-        lines
-            .map_while(Result::ok)
-            .all(|line| line.starts_with(' '))
-    );
+    assert_eq!(lines.map_while(Result::ok).count(), 0);
 }
 
 /// Two files of one folder, and a compose file beside them.

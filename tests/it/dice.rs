@@ -37,3 +37,16 @@ pub fn seed() -> u64 {
 pub fn long() -> bool {
     std::env::var_os("RENET_LONG").is_some()
 }
+
+/// Whether a plain run leaves a test to other seeds, of which every so manieth has it;
+/// a long run has all.
+pub fn is_left_out(test: &str, every: u64) -> bool {
+    let salt = test.bytes().fold(seed(), |salt, byte| {
+        salt.wrapping_mul(0x0100_0000_01B3) ^ u64::from(byte)
+    });
+    let left_out = !long() && Dice::of(salt).below(every) != 0;
+    if left_out {
+        println!("{test}: left to another seed than RENET_SEED={}", seed());
+    }
+    left_out
+}

@@ -4,19 +4,29 @@
 mod host {
     mod agent;
     mod aside;
+    mod authority;
     mod conformance;
+    mod cost;
     mod crash;
+    mod daemons;
     mod datastore;
     mod fork;
     mod full;
+    mod hooks;
+    mod https;
     mod lab;
     mod lost;
+    mod operator;
+    mod progress;
+    mod proxy;
     mod quickstart;
     mod retire;
+    mod router;
     mod service;
     mod storage;
     mod story;
     mod stuck;
+    mod updates;
 }
 /// The agent: its parts, and the whole of it.
 mod agent {
@@ -31,10 +41,14 @@ mod agent {
 mod container {
     mod nspawn;
     mod story;
+    mod units;
 }
 /// A virtual machine: all that a server has.
 mod machine {
+    mod boot;
+    mod cost;
     mod luks;
+    mod reference;
     mod story;
     mod vm;
 }
@@ -47,7 +61,9 @@ mod hostile;
 mod loader;
 mod manifest;
 mod rooms;
+mod router;
 mod schema;
+mod secure;
 mod service;
 mod sim;
 mod speak;

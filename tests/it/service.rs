@@ -268,3 +268,24 @@ fn the_shop_is_valid() {
     let drawn = folder.render(false, 80);
     assert_eq!(drawn, "shop: 8 documents in 2 files, no errors\n");
 }
+
+#[test]
+fn a_rediaccfile_is_one_of_the_files_and_its_mistakes_are_named_in_place() {
+    let more = "  rediaccfile: { file: web/hooks.sh }\n";
+    let dir = folder(&[("web", more)], &[("web/hooks.sh", "up() { :; }\n")]);
+    let service = read(dir.path());
+    let file = service.files.rediaccfile().unwrap();
+    assert_eq!(file.functions.len(), 1);
+    let text = "up() {\n  echo docker compose\n  docker compose up -d\n  sudo docker ps\n}\n";
+    let dir = folder(&[("web", more)], &[("web/hooks.sh", text)]);
+    let found = load(dir.path()).problems;
+    let found = found.iter();
+    let places: Vec<(usize, usize)> = found.map(|one| (one.line, one.column)).collect();
+    assert_eq!(places, [(3, 3), (4, 3)]);
+    let both = "  rediaccfile: { file: web/hooks.sh }\n  files: { rediaccfile: { inline: x } }\n";
+    refused(
+        &[("web", both)],
+        &[("web/hooks.sh", "")],
+        &["`Rediaccfile` and `rediaccfile` are both this project's Rediaccfile | keep one of them"],
+    );
+}

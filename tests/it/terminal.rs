@@ -70,6 +70,15 @@ fn colours_are_for_terminals_that_want_them_and_letters_as_the_locale_has_them()
             assert!(!printed.contains(&ESCAPE), "{args:?}: {}", text(&printed));
             assert!(!printed.is_empty(), "{args:?}");
         }
+        // Colour is all that a terminal gets more, but for how long it took.
+        let words = |printed: &[u8]| {
+            let text = text(printed).replace("\r\n", "\n");
+            let text = anstream::adapter::strip_str(&text).to_string();
+            let timed = text.find(" in 0.").unwrap_or(text.len());
+            text[..timed].to_owned()
+        };
+        assert_eq!(words(&coloured), words(&shown(plain)), "{args:?}");
+        assert_eq!(words(&coloured), words(&piped(&[])), "{args:?}");
         for printed in [shown(ascii), piped(ascii)] {
             assert!(printed.is_ascii(), "{args:?}: {}", text(&printed));
             assert!(

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the machine and container tiers of the tests need beyond
-# deploy/tools.sh and this machine lacks.
+# Installs what the tests need beyond deploy/tools.sh and this machine lacks.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/../../deploy/apt.sh"
@@ -8,7 +7,7 @@ set -euo pipefail
 packages() {
   local missing=() package
   for package in mmdebstrap debian-archive-keyring cpio gzip xz-utils e2fsprogs openssh-client \
-    qemu-utils systemd-container; do
+    qemu-utils systemd-container pebble; do
     installed "$package" || missing+=("$package")
   done
   apt_install "${missing[@]}"

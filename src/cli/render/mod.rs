@@ -6,7 +6,7 @@ mod outcome;
 pub mod style;
 mod unified;
 
-pub use changes::{changes, notes, steps};
+pub use changes::{changes, notes, plan, steps, warning, warnings};
 pub use outcome::{Outcome, performed, report};
 pub use unified::unified;
 
@@ -35,7 +35,7 @@ pub fn diff_code(changes: &Changes) -> u8 {
 
 /// What goes on, in a few words.
 pub fn short(desired: &Desired, step: &Step) -> String {
-    let text = step.to_string();
+    let text = desired.line(step);
     let what = text.split("  ").next().unwrap_or_default();
     let label = desired.label(&step.object());
     format!("{} {what}", bare(&label))

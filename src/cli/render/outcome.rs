@@ -12,7 +12,11 @@ use crate::cli::output::count;
 use crate::execute::{Performed, Report};
 use crate::host::Done;
 use crate::model::Desired;
-use crate::plan::changes::Why;
+use crate::plan::changes::{Warned, Why};
+
+/// How wide a step's object and the step are, where they are not wider.
+const TITLE: usize = 14;
+const STEP: usize = 54;
 
 /// What a run did, and what is left.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -30,6 +34,8 @@ pub struct Outcome {
     pub steps: Vec<Step>,
     /// What is in the way.
     pub blocked: Vec<BlockedObject>,
+    /// What of the compose files does not do what it says.
+    pub warnings: Vec<Warned>,
     /// Objects on which another renet works, and who it is.
     pub busy: Vec<Busy>,
 }
@@ -119,6 +125,7 @@ impl Outcome {
             seconds: took.as_secs_f64(),
             steps: steps.collect(),
             blocked: blocked.collect(),
+            warnings: Warned::all(desired),
             busy: busy.collect(),
         }
     }
@@ -138,22 +145,35 @@ fn step(desired: &Desired, performed: &Performed) -> Step {
     };
     Step {
         object: desired.label(&performed.step.object()),
-        step: words(&performed.step.to_string()),
+        step: words(&desired.line(&performed.step)),
         outcome,
         seconds: performed.took.as_secs_f64(),
         error,
     }
 }
 
-/// The line of one step.
-pub fn performed(desired: &Desired, performed: &Performed) -> String {
+/// The line of one step; what it says is cut to the width.
+pub fn performed(desired: &Desired, performed: &Performed, width: usize) -> String {
     let label = desired.label(&performed.step.object());
     let title = bare(&label);
-    let step = performed.step.to_string();
+    let step = desired.line(&performed.step);
     let took = performed.took.as_secs_f64();
+    let room = width
+        .saturating_sub(2 + title.chars().count().max(TITLE) + 1 + 8)
+        .max(STEP);
+    let clipped = |step: &str| match step.chars().count() > room {
+        true => step.chars().take(room - 1).chain(['…']).collect(),
+        false => step.to_owned(),
+    };
     match &performed.outcome {
-        Ok(Done::Changed) => format!("  {title:<14} {step:<54} {took:>6.1}s"),
-        Ok(Done::Already) => format!("  {title:<14} {step:<54}  was so"),
+        Ok(Done::Changed) => {
+            let step = clipped(&step);
+            format!("  {title:<TITLE$} {step:<STEP$} {took:>6.1}s")
+        }
+        Ok(Done::Already) => {
+            let step = clipped(&step);
+            format!("  {title:<TITLE$} {step:<STEP$}  was so")
+        }
         Err(error) => {
             let kind = kind_and_name(&label);
             let mut out = format!(
@@ -185,9 +205,15 @@ pub fn report(outcome: &Outcome) -> String {
     for busy in &outcome.busy {
         let _ = writeln!(out, "{}: {}", paint(CHANGED, "busy"), busy.by);
     }
-    let mut hard = 0;
-    for one in outcome.blocked.iter().filter(|one| !one.quiet) {
-        hard += 1;
+    let told = |one: &BlockedObject| {
+        let mut steps = outcome.steps.iter();
+        one.why.reason == "StepFailed"
+            && steps.any(|step| step.outcome == Ended::Failed && step.object == one.object)
+    };
+    let hard: Vec<&BlockedObject> = outcome.blocked.iter().filter(|one| !one.quiet).collect();
+    // What failed in this run was told where it did.
+    let (failed, blocked): (Vec<_>, Vec<_>) = hard.into_iter().partition(|one| told(one));
+    for one in &blocked {
         let (object, why) = (kind_and_name(&one.object), &one.why);
         let blocked = paint(CHANGED, "blocked");
         let _ = writeln!(out, "{blocked}: {object}: {}: {}", why.reason, why.message);
@@ -195,7 +221,17 @@ pub fn report(outcome: &Outcome) -> String {
     let end = match (outcome.in_sync, outcome.interrupted) {
         (true, _) => paint(ADDED, "In sync."),
         (_, true) => "Interrupted; the next run goes on from here.".to_owned(),
-        _ => format!("Not in sync: {hard} blocked."),
+        _ => {
+            let counts = [(failed.len(), "failed"), (blocked.len(), "blocked")];
+            let counts = counts.iter().filter(|(number, _)| *number > 0);
+            let counts: Vec<String> = counts
+                .map(|(number, how)| format!("{number} {how}"))
+                .collect();
+            match counts.is_empty() {
+                true => "Not in sync.".to_owned(),
+                false => format!("Not in sync: {}.", counts.join(", ")),
+            }
+        }
     };
     let done = outcome
         .steps

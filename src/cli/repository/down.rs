@@ -85,7 +85,7 @@ pub async fn close(
 }
 
 /// The first word stands, unless the second says more.
-fn keep(is: &Option<Suspension>, said: Suspension) -> Suspension {
+pub fn keep(is: &Option<Suspension>, said: Suspension) -> Suspension {
     match is {
         Some(is) if said.until.is_none() && said.reason.is_none() => is.clone(),
         _ => said,

@@ -1,12 +1,14 @@
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::create::identity;
 use super::network::{self, Network};
 use super::{absent, carry_out, find, records};
 use crate::cli::Failure;
 use crate::cli::session::Session;
 use crate::host::{Host as _, Scope};
-use crate::model::{Act, Layout, Lineage, Name};
+use crate::model::{Act, Layout, Lineage, Name, Snapshot};
 
 /// Copy a repository in a moment, whatever its size; it may run meanwhile
 #[derive(Debug, clap::Args)]
@@ -22,6 +24,9 @@ pub struct Args {
     /// What it is for
     #[arg(long)]
     tag: Option<Name>,
+    /// Copy it as it was at a snapshot, see `renet repository snapshot list`
+    #[arg(long, value_name = "TIME", value_parser = super::snapshot::time)]
+    snapshot: Option<Timestamp>,
     /// How long it lives, like `8h`; then it deletes itself
     #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     ttl: Option<Duration>,
@@ -60,6 +65,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         lineage: Lineage {
             parent: parent.guid,
             tag: args.tag.clone(),
+            snapshot: args.snapshot,
         },
         expires: ttl.map(|ttl| jiff::Timestamp::now() + ttl),
         autostart: args.autostart,
@@ -72,8 +78,12 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         true => "; it shares the volume key of its parent, and opens with its passphrase",
         false => "",
     };
+    let as_of = match args.snapshot {
+        Some(at) => format!(" as of {}", Snapshot::shown(at)),
+        None => String::new(),
+    };
     let done = format!(
-        "{name} is a copy of {} (guid {guid}, network {network}){shares}",
+        "{name} is a copy of {}{as_of} (guid {guid}, network {network}){shares}",
         parent.record.name
     );
     carry_out(session, guid, act, &done, &done).await

@@ -11,12 +11,15 @@ mod list;
 mod mount;
 mod network;
 mod restore;
+pub mod snapshot;
 mod status;
 mod unmount;
 mod up;
 mod validate;
 
 use clap::Subcommand;
+
+pub use down::{Pause, keep};
 
 use super::session::Session;
 use super::{Failure, passphrase};
@@ -40,6 +43,8 @@ pub enum Command {
     Expand(expand::Args),
     #[command(subcommand)]
     Autostart(autostart::Command),
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     Delete(delete::Args),
     Validate(validate::Args),
     Restore(restore::Args),
@@ -59,6 +64,7 @@ pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
         Command::Up(args) => up::run(args, layout).await,
         Command::Down(args) => down::run(args, layout).await,
         Command::Unmount(args) => unmount::run(args, layout).await,
+        Command::Snapshot(command) => snapshot::run(command, layout).await,
         Command::Delete(args) => delete::run(args, layout).await,
         Command::Validate(args) => validate::run(args, layout).await,
         Command::Restore(args) => restore::run(args, layout).await,
@@ -181,7 +187,7 @@ async fn open_with(
 }
 
 /// With the passphrase that was typed, where it is encrypted.
-async fn with_passphrase(
+pub async fn with_passphrase(
     mut session: Session,
     found: &Found,
     passphrase: &passphrase::Args,

@@ -2,10 +2,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Which, absent, find};
-use crate::cli::output::{Format, print};
+use crate::cli::output::{Format, facts, print};
 use crate::cli::session::Session;
 use crate::host::{Host as _, Scope};
-use crate::model::{Layout, Repository, Size};
+use crate::model::{Layout, Repository, Size, Snapshot, Snapshots};
 
 /// Show one repository
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,9 @@ struct Status {
     available: Option<u64>,
     docker_running: bool,
     container_count: usize,
+    /// How many snapshots there are, and the last one's time.
+    snapshots: usize,
+    last_snapshot: Option<Timestamp>,
     autostart: bool,
     protected: bool,
     parent: Option<String>,
@@ -75,6 +78,8 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
             .map(|(inside, around)| inside.min(around.as_bytes())),
         docker_running: repo.daemon.known().is_some_and(|daemon| daemon.serving),
         container_count: containers(&repo),
+        snapshots: repo.snapshots.known().map_or(0, Snapshots::len),
+        last_snapshot: last_snapshot(&repo),
         autostart: record.autostart,
         protected: record.protected,
         parent: record.lineage.as_ref().map(|lineage| {
@@ -92,6 +97,11 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+fn last_snapshot(repo: &Repository) -> Option<Timestamp> {
+    let (at, _) = repo.snapshots.known()?.last_key_value()?;
+    Some(*at)
+}
+
 fn containers(repo: &Repository) -> usize {
     let projects = repo.containers.known().into_iter().flatten();
     projects.map(|(_, services)| services.len()).sum()
@@ -101,6 +111,8 @@ fn text(status: &Status) -> String {
     let bytes = |bytes: Option<u64>| bytes.map(|bytes| Size::bytes(bytes).to_string());
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let encrypted = status.encrypted.map(yes);
+    let last = status.last_snapshot.map(Snapshot::shown);
+    let snapshots = last.map(|last| format!("{}, the last one {last}", status.snapshots));
     let rows = [
         ("name", Some(status.name.clone())),
         ("guid", Some(status.guid.clone())),
@@ -113,6 +125,7 @@ fn text(status: &Status) -> String {
         ("allocated", bytes(status.allocated)),
         ("available", bytes(status.available)),
         ("containers", Some(status.container_count.to_string())),
+        ("snapshots", snapshots),
         ("autostart", Some(yes(status.autostart))),
         ("protected", Some(yes(status.protected))),
         ("copy of", status.parent.clone()),
@@ -123,10 +136,5 @@ fn text(status: &Status) -> String {
             Some(status.note.clone()).filter(|note| !note.is_empty()),
         ),
     ];
-    let known = rows
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)));
-    known
-        .map(|(name, value)| format!("{name:<12}{value}\n"))
-        .collect()
+    facts(rows)
 }

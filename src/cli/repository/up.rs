@@ -2,6 +2,7 @@ use super::network::Network;
 use super::{Which, absent, carry_out, find, open_with, records};
 use crate::cli::passphrase;
 use crate::cli::session::{Meant, Session};
+use crate::host::linux::LinuxHost;
 use crate::model::{Act, Layout};
 
 /// Open a repository and start what its manifests say
@@ -24,11 +25,17 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let name = found.record.name.to_string();
     let Some(owner) = &found.record.owner else {
         let (done, already) = (format!("{name} is up"), format!("{name} is up already"));
-        let session = open_with(session, &found, &args.passphrase).await?;
+        let mut session = open_with(session, &found, &args.passphrase).await?;
         let act = Act::Up {
             network: args.network.said()?,
         };
-        return carry_out(session, found.guid, act, &done, &already).await;
+        session.source.asked.retry = true;
+        let layout = session.host.layout().clone();
+        let code = carry_out(session, found.guid, act, &done, &already).await?;
+        if code == 0 && LinuxHost::has_no_hook(&layout, found.guid) {
+            anstream::println!("no Rediaccfile was found in {name}: nothing was started");
+        }
+        return Ok(code);
     };
     args.network.check(&found.record)?;
     if found.record.suspended.is_some() {

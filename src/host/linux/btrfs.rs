@@ -102,6 +102,13 @@ pub(super) async fn snapshot(of: &Path, to: &Path) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Lets nobody write to a subvolume any more.
+pub(super) async fn make_read_only(path: &Path) -> Result<(), StepError> {
+    let set = Program::new("btrfs").args(["property", "set", "-t", "subvol", "--"]);
+    set.arg(path).args(["ro", "true"]).run().await?;
+    Ok(())
+}
+
 /// Removes a subvolume; none is fine.
 pub(super) async fn drop_subvolume(path: &Path) -> Result<(), StepError> {
     match is_subvolume(path) {

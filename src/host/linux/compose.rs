@@ -1,6 +1,7 @@
 //! Compose v2, given the resolved and transformed text and nothing else.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::files::{is_gone, read_json, write_atomic, write_json_unsynced};
 use super::program::{Output, Program};
-use super::{LinuxHost, containers, dockerd, tools};
+use super::{LinuxHost, containers, dockerd, links, passthrough, tools};
 use crate::host::{Blame, ComposeDoor, ComposeInput, ComposeOutput, Cx, Done, StepError};
 use crate::model::{
     Container, ContainerState, Digest, Guid, Health, Layout, Made, Name, NetworkId, Part,
@@ -29,12 +30,25 @@ const LAST_LINES: &str = "20";
 
 /// Compose with nothing around it: no settings of root's, no other daemon.
 fn program(layout: &Layout) -> Result<Program, StepError> {
-    let home = layout.run().join("compose-home");
-    make_private(&home)?;
+    let home = home(layout)?;
     Ok(Program::new(tools::compose()?)
         .env("HOME", &home)
         .env("DOCKER_CONFIG", &home)
-        .env("DOCKER_BUILDKIT", "0"))
+        .envs(SETTINGS))
+}
+
+/// Its settings: no builder of its own, and nothing from another machine.
+pub(super) const SETTINGS: [(&str, &str); 3] = [
+    ("DOCKER_BUILDKIT", "0"),
+    ("COMPOSE_EXPERIMENTAL_GIT_REMOTE", "false"),
+    ("COMPOSE_EXPERIMENTAL_OCI_REMOTE", "false"),
+];
+
+/// Where Docker's programs keep their settings.
+pub(super) fn home(layout: &Layout) -> Result<PathBuf, StepError> {
+    let home = layout.run().join("compose-home");
+    make_private(&home)?;
+    Ok(home)
 }
 
 fn make_private(folder: &Path) -> Result<(), StepError> {
@@ -53,6 +67,13 @@ fn on(
     network: NetworkId,
     project: &ProjectSpec,
 ) -> Result<Program, StepError> {
+    let refuse = |why: String| StepError {
+        blame: Blame::Revision,
+        ..StepError::machine(why)
+    };
+    let config = serde_json::from_str(&project.compose);
+    let config = config.map_err(|error| refuse(error.to_string()))?;
+    links::check(&config, &layout.mount(guid)).map_err(refuse)?;
     let file = given(layout, guid, project.name.as_str());
     write_atomic(&file, project.compose.as_bytes(), 0o600)
         .map_err(|error| StepError::machine(format!("{}: {error}", file.display())))?;
@@ -306,6 +327,11 @@ fn given(layout: &Layout, guid: Guid, project: &str) -> PathBuf {
     layout.resolve().join(format!("{guid}-{project}.json"))
 }
 
+/// The text that compose was last given for a project, until the next boot.
+pub(super) fn last_given(layout: &Layout, guid: Guid, project: &Name) -> Option<String> {
+    std::fs::read_to_string(given(layout, guid, project.as_str())).ok()
+}
+
 /// Removes the text that compose was given: of a project, or of all of the
 /// repository's. It holds what its environment files say.
 pub(super) fn forget(layout: &Layout, guid: Guid, project: Option<&Name>) -> Result<(), StepError> {
@@ -359,6 +385,49 @@ fn relocate(value: &mut Value, from: &str, to: &str) {
         Value::Array(items) => items.iter_mut().for_each(|item| relocate(item, from, to)),
         Value::Object(items) => items.values_mut().for_each(|item| relocate(item, from, to)),
         _ => {}
+    }
+}
+
+/// A project as it lies on the machine.
+#[derive(Clone, Debug)]
+pub struct OnDisk {
+    /// Its compose files.
+    pub files: Vec<PathBuf>,
+    /// What else was said about where it comes from: `--env-file` and its value.
+    pub options: Vec<OsString>,
+    /// The folder in which its paths begin.
+    pub directory: PathBuf,
+    /// Its name.
+    pub project: Name,
+    /// What compose may interpolate, besides what its caller has in his environment.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl OnDisk {
+    /// `docker compose config` of it, with the services of every profile.
+    ///
+    /// # Errors
+    ///
+    /// What compose says.
+    pub async fn config(&self, layout: &Layout) -> Result<Value, StepError> {
+        let mut run = program(layout)?
+            .envs(passthrough::environment())
+            .envs(SETTINGS)
+            .envs(&self.variables);
+        for file in &self.files {
+            run = run.arg("-f").arg(file);
+        }
+        let output = run
+            .args(&self.options)
+            .arg("--project-directory")
+            .arg(&self.directory)
+            .args(["-p", self.project.as_str(), "--profile", "*"])
+            .args(["config", "--format", "json"])
+            .limit(RESOLVE)
+            .run()
+            .await?;
+        let unread = |error| StepError::machine(format!("compose printed no JSON: {error}"));
+        serde_json::from_slice(&output.stdout).map_err(unread)
     }
 }
 

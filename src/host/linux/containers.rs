@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, ImageSummary,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummaryStateEnum,
+    HealthStatusEnum, ImageSummary,
 };
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
@@ -14,7 +15,8 @@ use bollard::query_parameters::{
 use futures::StreamExt as _;
 
 use super::dockerd::{self, Silence};
-use super::supervisor;
+use super::supervisor::Processes;
+use super::systemd;
 use crate::model::{
     Container, ContainerState, Daemon, Health, Layout, Made, Name, NetworkId, Part,
 };
@@ -33,6 +35,7 @@ pub(super) struct Seen {
     pub daemon: Part<Daemon>,
     pub images: Part<BTreeSet<String>>,
     pub containers: Part<BTreeMap<Name, BTreeMap<String, Container>>>,
+    pub running: Part<BTreeSet<String>>,
 }
 
 impl Seen {
@@ -42,6 +45,7 @@ impl Seen {
             daemon,
             images: Part::Hidden,
             containers: Part::Hidden,
+            running: Part::Hidden,
         }
     }
 
@@ -49,35 +53,49 @@ impl Seen {
         Self {
             daemon: Part::Unknown(why.clone()),
             images: Part::Unknown(why.clone()),
-            containers: Part::Unknown(why),
+            containers: Part::Unknown(why.clone()),
+            running: Part::Unknown(why),
         }
     }
 }
 
 /// Looks at the daemon, its images and its containers.
 pub(super) async fn observe(layout: &Layout, network: NetworkId) -> Seen {
+    observe_among(layout, network, &Processes::default()).await
+}
+
+/// The same, where what a daemon left is among these processes.
+pub(super) async fn observe_among(
+    layout: &Layout,
+    network: NetworkId,
+    processes: &Processes,
+) -> Seen {
     let began = Instant::now();
-    let client = loop {
-        let supervised = supervisor::is_supervised(&layout.docker_run(network));
-        match dockerd::ask(layout, network).await {
-            Ok(client) => break client,
+    let (client, supervised) = loop {
+        let asked = dockerd::ask(layout, network).await;
+        match asked.client {
+            Ok(client) => break (client, asked.kept),
             // Waiting for one that hangs would hold up everything else.
             Err(Silence::Mute) => return mute(network),
-            Err(Silence::Refused) if supervised && began.elapsed() < RESTART => {
+            Err(Silence::Unseen(why)) => return Seen::unknown(why),
+            Err(Silence::Refused) if asked.kept && began.elapsed() < RESTART => {
                 tokio::time::sleep(POLL).await;
             }
-            Err(Silence::Refused) => return without_answer(layout, network, supervised),
+            Err(Silence::Refused) => {
+                return without_answer(layout, network, asked.kept, processes);
+            }
         }
     };
     let daemon = Part::Known(Daemon {
         serving: true,
-        supervised: supervisor::is_supervised(&layout.docker_run(network)),
+        supervised,
     });
     match look(&client).await {
-        Ok((images, containers)) => Seen {
+        Ok((images, containers, running)) => Seen {
             daemon,
             images: Part::Known(images),
             containers: Part::Known(containers),
+            running: Part::Known(running),
         },
         Err(why) => Seen::unknown(format!("the daemon of network {network}: {why}")),
     }
@@ -87,12 +105,20 @@ fn mute(network: NetworkId) -> Seen {
     Seen::unknown(format!("the daemon of network {network} does not answer"))
 }
 
-fn without_answer(layout: &Layout, network: NetworkId, supervised: bool) -> Seen {
-    let left = dockerd::leftovers(layout, network);
-    if supervised || !dockerd::daemons(layout, network).is_empty() {
+fn without_answer(
+    layout: &Layout,
+    network: NetworkId,
+    supervised: bool,
+    processes: &Processes,
+) -> Seen {
+    let units = systemd::rules(layout);
+    let left = dockerd::left_of(layout, network, processes);
+    if supervised || !units && left.iter().any(dockerd::is_daemon) {
         return mute(network);
     }
-    if left.is_empty() {
+    // Units that do not run would still start one.
+    let started = units && dockerd::has_units(network);
+    if !started && left.is_empty() {
         return Seen::closed(Part::Absent);
     }
     Seen::closed(Part::Known(Daemon {
@@ -101,7 +127,8 @@ fn without_answer(layout: &Layout, network: NetworkId, supervised: bool) -> Seen
     }))
 }
 
-async fn within<T>(
+/// The daemon's answer, while it comes in time.
+pub(super) async fn within<T>(
     call: impl Future<Output = Result<T, bollard::errors::Error>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(CALL, call).await {
@@ -113,7 +140,7 @@ async fn within<T>(
 
 type Projects = BTreeMap<Name, BTreeMap<String, Container>>;
 
-async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
+async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects, BTreeSet<String>), String> {
     let all = ListContainersOptionsBuilder::new().all(true).build();
     let (images, listed) = tokio::try_join!(
         within(client.list_images(None::<ListImagesOptions>)),
@@ -127,6 +154,12 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
                 .iter()
                 .map(|tag| (tag.as_str(), image.id.as_str()))
         })
+        .collect();
+    let running = listed
+        .iter()
+        .filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING))
+        .flat_map(|summary| summary.names.iter().flatten().take(1))
+        .map(|name| name.trim_start_matches('/').to_owned())
         .collect();
     let calls = listed.iter().filter_map(|summary| {
         let labels = summary.labels.as_ref()?;
@@ -158,7 +191,7 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects), String> {
         .flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests))
         .cloned()
         .collect();
-    Ok((tags, projects))
+    Ok((tags, projects, running))
 }
 
 fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &str>) -> Container {

@@ -1,24 +1,31 @@
-//! One Docker daemon a network, under renet's own supervision.
+//! One Docker daemon a network, kept running by systemd, or where that does not rule
+//! by renet's own supervisor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::query_parameters::{ListContainersOptions, StopContainerOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
 use super::files::write_json;
-use super::supervisor::{self, Unit};
-use super::tools;
+use super::supervisor::{self, Process, Processes, Unit};
+use super::systemd::{self, State, Systemd};
+use super::{LinuxHost, datastore, records, storage, tools, units};
 use crate::host::{Done, StepError};
-use crate::model::{Guid, Layout, NetworkId};
+use crate::model::{
+    Actual, Blocked, Guid, LOG_LIMITS, Layout, NetworkId, Part, Record, Repository, Step, Stop,
+    Volume,
+};
 
 /// A first start on a slow machine takes 12 s.
 const START: Duration = Duration::from_secs(30);
-const STOP: Duration = Duration::from_secs(30);
+/// The supervisor's own time, and a moment.
+const STOP: Duration = Duration::from_secs(100);
+/// How long a daemon may take to read its settings again.
+const RELOAD: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 const LAST_LINES: usize = 20;
@@ -28,17 +35,26 @@ fn exec_root(layout: &Layout, network: NetworkId) -> PathBuf {
     layout.docker_run(network).join("x")
 }
 
+/// Where the daemon's own words go.
+pub(crate) fn log(layout: &Layout, network: NetworkId) -> PathBuf {
+    layout.docker_lib(network).join("dockerd.log")
+}
+
 fn unit(layout: &Layout, guid: Guid, network: NetworkId) -> Result<Unit, StepError> {
     let path = |path: PathBuf| path.display().to_string();
     let lib = layout.docker_lib(network);
     let run = layout.docker_run(network);
     Ok(Unit {
+        environment: Vec::new(),
         argv: vec![
             path(tools::dockerd()?),
             "--config-file".to_owned(),
             path(lib.join("daemon.json")),
             "--host".to_owned(),
-            format!("unix://{}", layout.docker_socket(network).display()),
+            match systemd::rules(layout) {
+                true => "fd://".to_owned(),
+                false => format!("unix://{}", layout.docker_socket(network).display()),
+            },
             "--data-root".to_owned(),
             path(layout.docker_data(guid)),
             "--exec-root".to_owned(),
@@ -46,7 +62,7 @@ fn unit(layout: &Layout, guid: Guid, network: NetworkId) -> Result<Unit, StepErr
             "--pidfile".to_owned(),
             path(run.join("docker.pid")),
         ],
-        log: lib.join("dockerd.log"),
+        log: log(layout, network),
         run,
     })
 }
@@ -57,15 +73,58 @@ pub(super) enum Silence {
     Refused,
     /// Somebody listens, and says nothing.
     Mute,
+    /// Nobody can tell.
+    Unseen(String),
+}
+
+/// Whether something will start the daemon again when it dies, and a client for it.
+pub(super) struct Asked {
+    pub(super) kept: bool,
+    pub(super) client: Result<Docker, Silence>,
 }
 
 /// A client for the network's daemon, if it answers.
 pub(super) async fn connect(layout: &Layout, network: NetworkId) -> Option<Docker> {
-    ask(layout, network).await.ok()
+    ask(layout, network).await.client.ok()
 }
 
-/// The same, and why there is none.
-pub(super) async fn ask(layout: &Layout, network: NetworkId) -> Result<Docker, Silence> {
+/// The same, and why there is none. Never starts a daemon: who connects to a socket
+/// of systemd's does, so its service is looked at first.
+pub(super) async fn ask(layout: &Layout, network: NetworkId) -> Asked {
+    let kept = match systemd::rules(layout) {
+        true => match state(network).await {
+            Ok(State::Running) => true,
+            Ok(state) => {
+                return Asked {
+                    kept: state == State::Changing,
+                    client: Err(Silence::Refused),
+                };
+            }
+            Err(error) => {
+                return Asked {
+                    kept: false,
+                    client: Err(Silence::Unseen(error.to_string())),
+                };
+            }
+        },
+        false => supervisor::is_supervised(&layout.docker_run(network)),
+    };
+    let client = ping(layout, network).await;
+    Asked { kept, client }
+}
+
+/// Whether a client is answered: by a daemon that runs, or by one that the socket of
+/// systemd's starts.
+pub(crate) async fn answers(layout: &Layout, network: NetworkId) -> bool {
+    systemd::rules(layout) && has_units(network) || connect(layout, network).await.is_some()
+}
+
+async fn state(network: NetworkId) -> Result<State, StepError> {
+    let systemd = Systemd::connect().await?;
+    systemd.state(&units::docker_service(network)).await
+}
+
+async fn ping(layout: &Layout, network: NetworkId) -> Result<Docker, Silence> {
     let socket = layout.docker_socket(network);
     let client = Docker::connect_with_unix(
         &format!("unix://{}", socket.display()),
@@ -82,7 +141,7 @@ pub(super) async fn ask(layout: &Layout, network: NetworkId) -> Result<Docker, S
     }
 }
 
-/// Starts the daemon, or puts a supervisor over the one that runs.
+/// Starts the daemon, or puts one that is kept running in the place of one that is not.
 pub(super) async fn start(
     layout: &Layout,
     binary: &Path,
@@ -90,51 +149,117 @@ pub(super) async fn start(
     network: NetworkId,
 ) -> Result<Done, StepError> {
     let unit = unit(layout, guid, network)?;
-    let supervised = supervisor::is_supervised(&unit.run);
-    if supervised && connect(layout, network).await.is_some() {
+    let asked = ask(layout, network).await;
+    if asked.kept && asked.client.is_ok() {
         return Ok(Done::Already);
     }
-    let config = json!({
-        "bridge": "none",
-        "iptables": false,
-        "ip6tables": false,
-        "live-restore": true,
-        "experimental": true,
-        "log-driver": "json-file",
-        "log-opts": {"max-size": "10m", "max-file": "3"},
-    });
-    write_json(
-        &layout.docker_lib(network).join("daemon.json"),
-        &config,
-        0o644,
-    )
-    .map_err(|error| StepError::machine(format!("daemon.json: {error}")))?;
-    if !supervised {
+    if let Err(Silence::Unseen(why)) = asked.client {
+        return Err(StepError::machine(why));
+    }
+    if !asked.kept {
         // Its containers outlive it (live-restore); the next one takes them over.
         for (pid, _) in daemons(layout, network) {
             let _ = kill(pid, Signal::SIGTERM);
         }
         gone(|| daemons(layout, network), STOP).await;
+    }
+    let kept = match systemd::rules(layout) {
+        true => start_units(layout, binary, guid, network, &unit).await,
+        false => spawn(layout, binary, network, &unit, asked.kept).await,
+    };
+    kept.map_err(|error| {
+        let (why, words) = (&error.message, last_lines(&unit.log));
+        let message = match words.is_empty() {
+            true => why.clone(),
+            false => format!("{why}; its log ends:\n{words}"),
+        };
+        StepError { message, ..error }
+    })?;
+    Ok(Done::Changed)
+}
+
+async fn spawn(
+    layout: &Layout,
+    binary: &Path,
+    network: NetworkId,
+    unit: &Unit,
+    supervised: bool,
+) -> Result<(), StepError> {
+    configure(layout, network, true)?;
+    if !supervised {
         let id = network.to_string();
         let args = ["daemon", "supervise", "--network-id", &id];
-        supervisor::spawn(binary, layout.root(), &args, &unit).await?;
+        supervisor::spawn(binary, layout.root(), &args, unit).await?;
     }
     let until = Instant::now() + START;
     while connect(layout, network).await.is_none() {
         if Instant::now() > until {
-            let words = last_lines(&unit.log);
             let _ = supervisor::stop(&unit.run, STOP).await;
             return Err(StepError {
                 program: Some("dockerd".to_owned()),
-                ..StepError::machine(format!(
-                    "did not answer within {} s; its log ends:\n{words}",
-                    START.as_secs()
-                ))
+                ..StepError::machine(format!("did not answer within {} s", START.as_secs()))
             });
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(Done::Changed)
+    Ok(())
+}
+
+async fn start_units(
+    layout: &Layout,
+    binary: &Path,
+    guid: Guid,
+    network: NetworkId,
+    unit: &Unit,
+) -> Result<(), StepError> {
+    const GROUP: &str = "docker";
+    supervisor::note(unit)?;
+    let group = nix::unistd::Group::from_name(GROUP).ok().flatten();
+    let files = units::daemon(layout, binary, guid, network, group.map(|_| GROUP));
+    let systemd = Systemd::connect().await?;
+    systemd.write(Path::new(units::RUN), &files).await?;
+    for file in files {
+        systemd.start(&file.name).await?;
+    }
+    Ok(())
+}
+
+/// Stops the units and removes them: what is not to run has none.
+async fn stop_units(network: NetworkId) -> Result<(), StepError> {
+    let names = [
+        // Otherwise a client would start what was just stopped.
+        units::docker_socket(network),
+        units::docker_service(network),
+        units::loopback(network),
+    ];
+    let systemd = Systemd::connect().await?;
+    for name in &names {
+        systemd.stop(name).await?;
+    }
+    let names = names.iter().map(String::as_str);
+    systemd.remove(Path::new(units::RUN), names).await
+}
+
+/// Whether something of the units is there, running or not.
+pub(super) fn has_units(network: NetworkId) -> bool {
+    let folder = Path::new(units::RUN);
+    folder.join(units::docker_service(network)).exists()
+}
+
+/// Writes the daemon's settings; whether its containers outlive it is one.
+fn configure(layout: &Layout, network: NetworkId, outlive: bool) -> Result<(), StepError> {
+    let config = json!({
+        "bridge": "none",
+        "iptables": false,
+        "ip6tables": false,
+        "live-restore": outlive,
+        "experimental": true,
+        "log-driver": "json-file",
+        "log-opts": BTreeMap::from(LOG_LIMITS),
+    });
+    let path = layout.docker_lib(network).join("daemon.json");
+    write_json(&path, &config, 0o644)
+        .map_err(|error| StepError::machine(format!("daemon.json: {error}")))
 }
 
 fn last_lines(path: &Path) -> String {
@@ -144,7 +269,7 @@ fn last_lines(path: &Path) -> String {
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
 }
 
-/// Stops the containers, then the daemon, then whatever is left of either.
+/// Stops the daemon with its containers, then whatever is left of either.
 pub(super) async fn stop(
     layout: &Layout,
     _guid: Guid,
@@ -155,10 +280,18 @@ pub(super) async fn stop(
     if !run.exists() && !socket.exists() && leftovers(layout, network).is_empty() {
         return Ok(Done::Already);
     }
-    if let Some(client) = connect(layout, network).await {
-        stop_containers(&client).await?;
+    if systemd::rules(layout) && !leftovers(layout, network).is_empty() {
+        // Containers whose daemon somebody stopped end by it all the same.
+        let systemd = Systemd::connect().await?;
+        let _ = systemd.start(&units::docker_service(network)).await;
     }
-    supervisor::stop(&run, STOP).await?;
+    if let Some(client) = connect(layout, network).await {
+        let_containers_end(layout, network, &client).await?;
+    }
+    match systemd::rules(layout) {
+        true => stop_units(network).await?,
+        false => supervisor::stop(&run, STOP).await?,
+    }
     clear(layout, network).await?;
     for path in [socket, run.clone()] {
         let removed = match path.is_dir() {
@@ -174,32 +307,52 @@ pub(super) async fn stop(
     Ok(Done::Changed)
 }
 
-async fn stop_containers(client: &Docker) -> Result<(), StepError> {
-    let said = |error: bollard::errors::Error| StepError {
+/// Has the daemon's containers end when it does, each within its own grace period. A
+/// container that is stopped by itself would not come back with its daemon, though its
+/// restart policy says so.
+async fn let_containers_end(
+    layout: &Layout,
+    network: NetworkId,
+    client: &Docker,
+) -> Result<(), StepError> {
+    let said = |message: String| StepError {
         program: Some("dockerd".to_owned()),
-        ..StepError::machine(error.to_string())
+        ..StepError::machine(message)
     };
-    let running = client
-        .list_containers(None::<ListContainersOptions>)
-        .await
-        .map_err(said)?;
-    let stops = running
-        .iter()
-        .filter_map(|container| container.id.as_deref())
-        .map(|id| {
-            // Each has its own grace period; Docker's default is 10 s.
-            client.stop_container(id, None::<StopContainerOptions>)
-        });
-    for outcome in futures::future::join_all(stops).await {
-        outcome.map_err(said)?;
+    configure(layout, network, false)?;
+    for (pid, _) in daemons(layout, network) {
+        let _ = kill(pid, Signal::SIGHUP);
     }
-    Ok(())
+    let until = Instant::now() + RELOAD;
+    loop {
+        let info = client
+            .info()
+            .await
+            .map_err(|error| said(error.to_string()))?;
+        if info.live_restore_enabled == Some(false) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(said("does not read its settings again".to_owned()));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Every process that names this network's exec root: dockerd, containerd, shims.
-pub(super) fn leftovers(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
+pub(super) fn leftovers(layout: &Layout, network: NetworkId) -> Vec<Process> {
+    left_of(layout, network, &Processes::default())
+}
+
+/// The same, among processes that were looked at.
+pub(super) fn left_of(layout: &Layout, network: NetworkId, among: &Processes) -> Vec<Process> {
     let mark = format!("{}", exec_root(layout, network).display());
-    supervisor::processes_with(&mark)
+    among.with(&mark)
+}
+
+/// Whether one of them is a dockerd.
+pub(super) fn is_daemon((_, line): &Process) -> bool {
+    is_program(line, "dockerd")
 }
 
 /// The networks of daemons that run, or left something of themselves.
@@ -234,20 +387,20 @@ fn is_program(line: &[String], name: &str) -> bool {
 }
 
 /// The dockerd processes of this network.
-pub(super) fn daemons(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
+fn daemons(layout: &Layout, network: NetworkId) -> Vec<Process> {
     let mut all = leftovers(layout, network);
-    all.retain(|(_, line)| is_program(line, "dockerd"));
+    all.retain(is_daemon);
     all
 }
 
-fn containerds(layout: &Layout, network: NetworkId) -> Vec<(Pid, Vec<String>)> {
+fn containerds(layout: &Layout, network: NetworkId) -> Vec<Process> {
     let mut all = leftovers(layout, network);
     all.retain(|(_, line)| is_program(line, "containerd") && !is_program(line, "containerd-shim"));
     all
 }
 
 /// Waits until no such process is left; kills what stays.
-async fn gone(look: impl Fn() -> Vec<(Pid, Vec<String>)>, limit: Duration) {
+async fn gone(look: impl Fn() -> Vec<Process>, limit: Duration) {
     let until = Instant::now() + limit;
     loop {
         let left = look();
@@ -293,7 +446,62 @@ fn children(parent: Pid) -> Vec<Pid> {
 
 /// The hidden process over one daemon.
 pub(crate) fn supervise(layout: &Layout, network: NetworkId) -> std::io::Result<()> {
-    supervisor::supervise(&layout.docker_run(network), || prepare(layout, network))
+    supervisor::supervise(&layout.docker_run(network), || {
+        prepare(layout, network);
+        let _ = std::fs::remove_file(layout.docker_socket(network));
+    })
+}
+
+/// Becomes the daemon of a network, as a service of systemd's. Returns only where it
+/// may not, or cannot; its log says so too.
+pub(crate) fn run(host: &LinuxHost, network: NetworkId) -> StepError {
+    let layout = &host.layout;
+    let ready = || -> Result<Unit, StepError> {
+        let unit = unit(layout, owner(host, network)?, network)?;
+        configure(layout, network, true)?;
+        supervisor::note(&unit)?;
+        prepare(layout, network);
+        Ok(unit)
+    };
+    match ready() {
+        Ok(unit) => StepError::machine(supervisor::become_daemon(&unit).to_string()),
+        Err(error) => {
+            supervisor::log(&log(layout, network), &format!("renet: {error}\n"));
+            error
+        }
+    }
+}
+
+/// Whose the network is, by the records alone; and only where its daemon may run.
+fn owner(host: &LinuxHost, network: NetworkId) -> Result<Guid, StepError> {
+    let layout = &host.layout;
+    for guid in records::guids(layout).map_err(StepError::machine)? {
+        let record = records::record(layout, guid);
+        let own = |record: &Record| record.is_live() && record.network == network;
+        if !record.known().is_some_and(own) {
+            continue;
+        }
+        let repo = Repository {
+            record,
+            storage: storage::observe(&host.place(Volume::Image(guid))),
+            ..Repository::default()
+        };
+        let actual = Actual {
+            datastore: datastore::observe(host),
+            repositories: Part::Known(BTreeMap::from([(guid, repo.into())])),
+            ..Actual::default()
+        };
+        return match (Step::StartDaemon { guid, network }).ready(&actual) {
+            Ok(()) => Ok(guid),
+            Err(Stop::Hidden) => Err(StepError::machine(format!("{guid} cannot be seen"))),
+            Err(Stop::Block(Blocked::NotReady(why) | Blocked::Unknown(why))) => {
+                Err(StepError::machine(format!("{guid}: {why}")))
+            }
+            Err(Stop::Block(other)) => Err(StepError::machine(format!("{guid}: {other:?}"))),
+        };
+    }
+    let none = format!("no repository has the network {network}");
+    Err(StepError::machine(none))
 }
 
 /// Takes away what keeps a daemon from starting where another was killed: pid
@@ -319,5 +527,4 @@ fn prepare(layout: &Layout, network: NetworkId) {
     let run = layout.docker_run(network);
     let _ = std::fs::remove_file(run.join("docker.pid"));
     let _ = std::fs::remove_file(exec_root(layout, network).join("containerd/containerd.pid"));
-    let _ = std::fs::remove_file(layout.docker_socket(network));
 }

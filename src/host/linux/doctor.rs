@@ -187,7 +187,7 @@ struct Tool {
 
 const INSTALL: &str = "deploy/tools.sh";
 
-const PROGRAMS: [Tool; 12] = [
+const PROGRAMS: [Tool; 13] = [
     Tool {
         name: "dockerd",
         find: Some(tools::dockerd),
@@ -208,6 +208,13 @@ const PROGRAMS: [Tool; 12] = [
         version: &["version"],
         cost: "no route is served",
         cure: INSTALL,
+    },
+    Tool {
+        name: "openssl",
+        find: None,
+        version: &["version"],
+        cost: "no certificate of your own is served",
+        cure: "apt install openssl",
     },
     Tool {
         name: "mkfs.btrfs",

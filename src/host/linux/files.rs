@@ -1,8 +1,8 @@
 //! Files that are either whole or not there.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use serde::Serialize;
@@ -90,6 +90,20 @@ pub fn append_line(path: &Path, line: &str, largest: u64) -> io::Result<()> {
     }
     let mut file = File::options().append(true).create(true).open(path)?;
     file.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Removes a file; none is fine.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a new file that only its owner may read.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Makes the names in a folder last.

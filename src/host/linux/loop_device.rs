@@ -189,12 +189,12 @@ pub(super) async fn grow(device: &Path) -> Result<(), StepError> {
 pub(super) async fn detach(device: &Path) -> Result<(), StepError> {
     const PATIENCE: Duration = Duration::from_secs(10);
     const BETWEEN: Duration = Duration::from_millis(20);
-    Program::new("losetup").arg("-d").arg(device).run().await?;
     let name = device.file_name().unwrap_or_default();
     let shown = Path::new("/sys/block").join(name).join("loop/backing_file");
+    // Another file may get the device as soon as it is free: that is not waited for.
     let before = fs::read_to_string(&shown).unwrap_or_default();
+    Program::new("losetup").arg("-d").arg(device).run().await?;
     let started = tokio::time::Instant::now();
-    // Another file may have got the same device by now.
     while fs::read_to_string(&shown).is_ok_and(|now| now == before) {
         if started.elapsed() > PATIENCE {
             return Err(StepError::machine(format!(

@@ -1,10 +1,11 @@
 //! A real Linux machine: one file per real thing, and here what is asked of
 //! which.
 
+mod acme;
 mod beneath;
 mod btrfs;
 pub mod check;
-mod compose;
+pub mod compose;
 mod containers;
 mod datastore;
 pub(crate) mod dockerd;
@@ -13,24 +14,35 @@ pub mod events;
 mod ext4;
 pub mod files;
 pub(crate) mod freeze;
+pub(crate) mod hook;
+pub mod install;
+mod keeper;
+pub mod links;
 mod listeners;
 mod loop_device;
 mod luks;
 mod mount;
+pub mod passthrough;
 pub mod program;
 mod project_files;
 mod records;
+mod revisions;
+pub mod router;
 mod routes;
 pub mod secrets;
+mod snapshots;
 mod storage;
 pub(crate) mod supervisor;
+pub(crate) mod systemd;
 mod tools;
 pub(crate) mod traefik;
 mod uninstall;
+mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+pub use project_files::release_slot;
 pub use uninstall::uninstall;
 
 use super::{Cx, Done, Host, Scope, StepError};
@@ -94,6 +106,12 @@ impl LinuxHost {
         key.then_some(SecretRef::Key(guid))
     }
 
+    /// Whether no Rediaccfile lies in an open repository.
+    pub fn has_no_hook(layout: &Layout, guid: Guid) -> bool {
+        let hooks = project_files::hooks(layout, guid);
+        hooks.known().is_some_and(BTreeMap::is_empty)
+    }
+
     /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -135,6 +153,7 @@ impl Host for LinuxHost {
         }
         Actual {
             now: jiff::Timestamp::now(),
+            boot: hook::boot(),
             datastore,
             machine,
             repositories,
@@ -142,7 +161,7 @@ impl Host for LinuxHost {
             foreign_networks,
             routes: routes::observe_records(layout),
             proxy,
-            published: routes::observe_published(layout),
+            published: router::observe_published(layout),
         }
     }
 
@@ -158,7 +177,7 @@ impl LinuxHost {
         }
         let layout = &self.layout;
         match step {
-            Step::ClearStaging(volume) => storage::clear_staging(self, &self.place(*volume)).await,
+            Step::ClearStaging(volume) => storage::clear_staging(&self.place(*volume)).await,
             Step::Format {
                 volume,
                 size,
@@ -168,9 +187,25 @@ impl LinuxHost {
                 let place = self.place(*volume);
                 storage::format(self, &place, *size, *uuid, seal.as_ref()).await
             }
-            Step::Fork { guid, from } => {
-                storage::fork(self, &self.place(Volume::Image(*guid)), *guid, *from).await
+            Step::Fork {
+                guid,
+                from,
+                snapshot,
+            } => {
+                let place = self.place(Volume::Image(*guid));
+                storage::fork(self, &place, *guid, *from, *snapshot).await
             }
+            Step::Snapshot {
+                guid, at, made_by, ..
+            } => snapshots::make(self, *guid, *at, *made_by).await,
+            Step::DropSnapshot { guid, at, permit } => {
+                snapshots::drop(layout, *guid, *at, permit).await
+            }
+            Step::Replace { guid, with, .. } => {
+                let place = self.place(Volume::Image(*guid));
+                storage::replace(self, &place, *guid, *with).await
+            }
+            Step::KeepReplaced { guid, at } => snapshots::keep_replaced(self, *guid, *at).await,
             Step::Thaw(guid) => self.on_image(*guid, freeze::thaw_now),
             Step::Open { guid, with } => {
                 storage::open(self, &self.place(Volume::Image(*guid)), *guid, with).await
@@ -228,6 +263,12 @@ impl LinuxHost {
                     .await
                     .unwrap_or_else(|why| Err(StepError::machine(why)))
             }
+            Step::KeepRevision { guid, project } => {
+                let (layout, guid, project) = (layout.clone(), *guid, project.clone());
+                blocking(move || revisions::keep(&layout, guid, &project))
+                    .await
+                    .unwrap_or_else(|why| Err(StepError::machine(why)))
+            }
             Step::EraseFiles { guid, project } => {
                 compose::forget(layout, *guid, Some(project))?;
                 project_files::erase(layout, *guid, project)
@@ -256,12 +297,19 @@ impl LinuxHost {
                 network,
                 project,
             } => compose::down(layout, *guid, *network, project).await,
+            Step::Hook {
+                guid,
+                network,
+                hook,
+                function,
+                revision: _,
+            } => hook::run(self, *guid, *network, hook, *function, cx).await,
             Step::RecordRoute { name, route } => routes::record(layout, name, route),
             Step::SuspendRoute(name, by) => routes::suspend(layout, name, by.as_ref()),
             Step::ForgetRoute(name) => routes::forget(layout, name),
             Step::StartProxy(spec) => traefik::start(layout, &self.binary, spec).await,
             Step::StopProxy => traefik::stop(layout).await,
-            Step::PublishRoutes(table) => routes::publish(layout, table),
+            Step::PublishRoutes(table) => router::publish(layout, table).await,
         }
     }
 
@@ -363,6 +411,13 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             };
             actual.repositories = of_one(*guid, repo);
         }
+        Step::Snapshot { guid, .. } | Step::DropSnapshot { guid, .. } => {
+            let repo = Repository {
+                snapshots: snapshots::observe(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
         Step::Thaw(guid) => {
             let mut repo = Repository::default();
             repo.storage.frozen = freeze::observe(layout, *guid);
@@ -454,9 +509,15 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             };
             actual.repositories = of_one(*guid, repo);
         }
-        Step::Trash(guid) | Step::Untrash(guid) | Step::Purge { guid, .. } => {
+        Step::Trash(guid)
+        | Step::Untrash(guid)
+        | Step::Purge { guid, .. }
+        | Step::Replace { guid, .. }
+        | Step::KeepReplaced { guid, .. } => {
             let mut repo = Repository {
                 trash: storage::file(&layout.trash(*guid)),
+                replaced: storage::replaced(layout, *guid),
+                snapshots: snapshots::observe(layout, *guid),
                 ..Repository::default()
             };
             repo.storage.file = storage::file(&layout.image(*guid));
@@ -465,6 +526,13 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         Step::DropRecord(guid) => {
             let repo = Repository {
                 record: records::record(layout, *guid),
+                ..Repository::default()
+            };
+            actual.repositories = of_one(*guid, repo);
+        }
+        Step::KeepRevision { guid, .. } => {
+            let repo = Repository {
+                revisions: revisions::observe(layout, *guid, &Part::Absent),
                 ..Repository::default()
             };
             actual.repositories = of_one(*guid, repo);
@@ -479,7 +547,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         Step::RecordRoute { .. } | Step::SuspendRoute(..) | Step::ForgetRoute(_) => {
             actual.routes = routes::observe_records(layout)
         }
-        Step::PublishRoutes(_) => actual.published = routes::observe_published(layout),
+        Step::PublishRoutes(_) => actual.published = router::observe_published(layout),
         _ => return None,
     }
     Some(actual)
@@ -511,10 +579,11 @@ async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Sha
         Ok(Err(why)) | Err(why) => return Part::Unknown(why),
     };
     let strays = dockerd::strays(&host.layout);
+    let processes = supervisor::Processes::default();
     let each = guids.into_iter().map(async |guid| {
         let stray = strays.get(&guid).copied();
         let seen = match scope.covers(guid) {
-            true => repository(host, guid, stray).await,
+            true => repository(host, guid, stray, &processes).await,
             false => outline(host, guid, stray).await,
         };
         (guid, Shared::from(seen))
@@ -542,12 +611,19 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
                 ..storage::outline(&place)
             },
             trash: storage::file(&host.layout.trash(guid)),
+            replaced: storage::replaced(&host.layout, guid),
+            snapshots: snapshots::observe(&host.layout, guid),
             key: secrets::key(&host.layout.key(guid)),
             slots: Part::Hidden,
             files: Part::Hidden,
+            given: BTreeMap::new(),
             daemon: Part::Hidden,
             images: Part::Hidden,
             containers: Part::Hidden,
+            running: Part::Hidden,
+            hooks: Part::Hidden,
+            revisions: Part::Hidden,
+            stirred: BTreeSet::new(),
         }
     });
     look.await.unwrap_or_else(|why| Repository {
@@ -556,7 +632,12 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
     })
 }
 
-async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repository {
+async fn repository(
+    host: &LinuxHost,
+    guid: Guid,
+    stray: Option<NetworkId>,
+    processes: &supervisor::Processes,
+) -> Repository {
     let layout = host.layout.clone();
     let first = move || {
         let frozen = freeze::observe(&layout, guid);
@@ -572,7 +653,7 @@ async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> R
         match network {
             // It may wait as everybody does.
             _ if frozen.known().is_some() => containers::Seen::closed(Part::Hidden),
-            Some(network) => containers::observe(&host.layout, network).await,
+            Some(network) => containers::observe_among(&host.layout, network, processes).await,
             None => containers::Seen::closed(Part::Absent),
         }
     };
@@ -584,11 +665,13 @@ async fn repository(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> R
         ..Repository::default()
     });
     seen.stray_network = stray;
-    (seen.daemon, seen.images, seen.containers) = (daemon.daemon, daemon.images, daemon.containers);
+    (seen.daemon, seen.images) = (daemon.daemon, daemon.images);
+    (seen.containers, seen.running) = (daemon.containers, daemon.running);
     if seen.daemon.is_absent() {
         let behind = !seen.storage.file.is_absent() || !seen.trash.is_absent();
         seen.images = if behind { Part::Hidden } else { Part::Absent };
         seen.containers = if behind { Part::Hidden } else { Part::Absent };
+        seen.running = if behind { Part::Hidden } else { Part::Absent };
     }
     seen
 }
@@ -599,9 +682,11 @@ fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) 
     let mut storage = storage::observe(&host.place(Volume::Image(guid)));
     storage.frozen = frozen;
     let trash = storage::file(&layout.trash(guid));
-    let (slots, files) = match (&storage.mount, &storage.file) {
+    let (slots, files, hooks, revisions) = match (&storage.mount, &storage.file) {
         // Who touches it waits until it is thawed.
-        _ if storage.frozen.known().is_some() => (Part::Hidden, Part::Hidden),
+        _ if storage.frozen.known().is_some() => {
+            (Part::Hidden, Part::Hidden, Part::Hidden, Part::Hidden)
+        }
         // What lies in it can be read, but it is no longer what was written last.
         (Part::Known(_), _) if storage::is_read_only(&host.place(Volume::Image(guid))) => {
             let name = record.known().map(|record| record.name.to_string());
@@ -611,23 +696,42 @@ fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) 
                  `renet repository unmount {name}` and `renet repository up {name}` mend it",
                 layout.mount(guid).display()
             );
-            (Part::Unknown(why.clone()), Part::Unknown(why))
+            (
+                Part::Unknown(why.clone()),
+                Part::Unknown(why.clone()),
+                Part::Unknown(why.clone()),
+                Part::Unknown(why),
+            )
         }
         (Part::Known(_), _) => (
             project_files::slots(layout, guid),
             project_files::observe(layout, guid),
+            project_files::hooks(layout, guid),
+            revisions::observe(layout, guid, &record),
         ),
-        (_, Part::Absent) if trash.is_absent() => (Part::Absent, Part::Absent),
-        _ => (Part::Hidden, Part::Hidden),
+        (_, Part::Absent) if trash.is_absent() => {
+            (Part::Absent, Part::Absent, Part::Absent, Part::Absent)
+        }
+        _ => (Part::Hidden, Part::Hidden, Part::Hidden, Part::Hidden),
     };
+    let projects = files.known().into_iter().flat_map(BTreeMap::keys);
+    let given = projects.filter_map(|project| {
+        let text = compose::last_given(layout, guid, project)?;
+        Some((project.clone(), text.into()))
+    });
     Repository {
+        given: given.collect(),
         record,
         mirror: records::mirror(layout, guid),
         storage,
         trash,
+        replaced: storage::replaced(layout, guid),
+        snapshots: snapshots::observe(layout, guid),
         key: secrets::key(&layout.key(guid)),
         slots,
         files,
+        hooks,
+        revisions,
         ..Repository::default()
     }
 }

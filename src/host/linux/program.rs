@@ -126,6 +126,15 @@ impl Program {
         self
     }
 
+    /// More variables of its environment.
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.command.envs(variables);
+        self
+    }
+
     /// The folder it starts in.
     pub fn cwd(mut self, path: impl AsRef<std::path::Path>) -> Self {
         self.command.current_dir(path);
@@ -166,21 +175,27 @@ impl Program {
         self.run().await.map(drop)
     }
 
-    /// Starts it and waits until it says that it is ready; it ends by itself when its
-    /// input does.
-    pub(super) async fn hold(mut self, ready: &[u8]) -> Result<Holding, StepError> {
+    /// Starts a program that ends by itself when its input does, with nobody's locks.
+    fn start_guard(&mut self) -> Result<tokio::process::Child, StepError> {
         self.command.stdin(Stdio::piped()).kill_on_drop(false);
         // SAFETY: what runs between fork and exec makes one system call.
         unsafe { self.command.pre_exec(|| keep_only(&[])) };
-        let fail = |end: &str, message: String| StepError {
+        let started = self.command.spawn();
+        started.map_err(|error| self.fails("not started", error.to_string()))
+    }
+
+    fn fails(&self, end: &str, message: String) -> StepError {
+        StepError {
             blame: Blame::Machine,
             program: Some(format!("{} ({end})", self.name)),
             message,
-        };
-        let mut child = self
-            .command
-            .spawn()
-            .map_err(|error| fail("not started", error.to_string()))?;
+        }
+    }
+
+    /// Starts it and waits until it says that it is ready; it ends by itself when its
+    /// input does.
+    pub(super) async fn hold(mut self, ready: &[u8]) -> Result<Holding, StepError> {
+        let mut child = self.start_guard()?;
         let mut said = vec![0; ready.len()];
         let mut stdout = child.stdout.take();
         let hear = async {
@@ -198,9 +213,67 @@ impl Program {
             Ok(Ok(())) if said == ready => Ok(holding),
             Ok(_) => {
                 holding.release().await?;
-                Err(fail("lost", "it did not get ready".to_owned()))
+                Err(self.fails("lost", "it did not get ready".to_owned()))
             }
-            Err(_) => Err(fail("timed out", "it did not get ready".to_owned())),
+            Err(_) => Err(self.fails("timed out", "it did not get ready".to_owned())),
+        }
+    }
+
+    /// Runs it to its end and hands on every line that it prints, as it comes; gives
+    /// its exit status, and none where it did not end in time. It is to end by itself
+    /// when its input does, which is when the time is up or nobody waits for it any
+    /// more.
+    pub(super) async fn follow(
+        mut self,
+        mut line: impl FnMut(&str),
+    ) -> Result<Option<i32>, StepError> {
+        /// For what is still in the pipe; somebody left behind may keep it open.
+        const DRAIN: Duration = Duration::from_millis(200);
+        const LONGEST: usize = 4096;
+        let mut child = self.start_guard()?;
+        let stdin = child.stdin.take();
+        let mut stdout = child.stdout.take();
+        let mut said = Vec::new();
+        let mut hear = async || {
+            let mut bytes = [0; LONGEST];
+            while let Some(pipe) = &mut stdout
+                && let Ok(count @ 1..) = pipe.read(&mut bytes).await
+            {
+                for byte in &bytes[..count] {
+                    if *byte == b'\n' || said.len() == LONGEST {
+                        line(&readable(&said));
+                        said.clear();
+                    }
+                    if *byte != b'\n' {
+                        said.push(*byte);
+                    }
+                }
+            }
+        };
+        let ended = {
+            let all = async {
+                let hearing = hear();
+                tokio::pin!(hearing);
+                let ended = tokio::select! {
+                    ended = child.wait() => ended,
+                    () = &mut hearing => return child.wait().await,
+                };
+                let _ = tokio::time::timeout(DRAIN, hearing).await;
+                ended
+            };
+            tokio::time::timeout(self.limit, all).await
+        };
+        drop(stdin);
+        if !said.is_empty() {
+            line(&readable(&said));
+        }
+        match ended {
+            Ok(Ok(status)) => Ok(Some(status.code().unwrap_or(1))),
+            Ok(Err(error)) => Err(self.fails("lost", error.to_string())),
+            Err(_) => {
+                let _ = child.wait().await;
+                Ok(None)
+            }
         }
     }
 
@@ -237,9 +310,9 @@ impl Program {
             Err(_) => {
                 drop(group);
                 let limit = self.limit.as_secs();
-                return Err(fail("timed out", format!("did not end within {limit} s")));
+                return Err(self.fails("timed out", format!("did not end within {limit} s")));
             }
-            Ok(Err(error)) => return Err(fail("lost", error.to_string())),
+            Ok(Err(error)) => return Err(self.fails("lost", error.to_string())),
             Ok(Ok(output)) => output,
         };
         group.ended();
@@ -314,8 +387,11 @@ fn end(status: ExitStatus) -> String {
 /// The last words, with everything escaped that a terminal would obey.
 fn tail(bytes: &[u8]) -> String {
     let bytes = bytes.trim_ascii();
-    let start = bytes.len().saturating_sub(LAST_WORDS);
-    let text = String::from_utf8_lossy(&bytes[start..]);
+    readable(&bytes[bytes.len().saturating_sub(LAST_WORDS)..])
+}
+
+fn readable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
     for c in text.replace("\r\n", "\n").chars() {
         if c == '\n' || c == '\t' || !c.is_control() {

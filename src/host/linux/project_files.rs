@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::beneath::{Beneath, Found};
-use super::records;
+use super::files::{read_json, write_json};
+use super::{records, revisions};
 use crate::host::{Done, StepError};
 use crate::model::{
-    FileSeen, FileSet, FilesSeen, Guid, Layout, Name, Part, ProjectSpec, RelPath, Slots, slots_json,
+    FileSeen, FileSet, FilesSeen, Guid, Layout, Name, Part, ProjectSpec, Rediaccfile, RelPath,
+    Slots,
 };
 
 const SLOTS: &str = ".rediacc.json";
@@ -56,14 +58,40 @@ pub(super) fn write_slots(layout: &Layout, guid: Guid, slots: &Slots) -> Result<
         Part::Unknown(why) => return Err(StepError::machine(why)),
         Part::Absent | Part::Hidden => None,
     };
+    let all = records::with_slots(existing, slots)?;
+    write_slots_value(layout, guid, &all)?;
+    Ok(Done::Changed)
+}
+
+fn write_slots_value(layout: &Layout, guid: Guid, value: &Value) -> Result<(), StepError> {
     let write = || -> io::Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(&slots_json(existing, slots))?;
+        let mut bytes = serde_json::to_vec_pretty(value)?;
         bytes.push(b'\n');
         open(layout, guid)?.write(SLOTS, &bytes, 0o644)
     };
-    let path = layout.slots(guid);
-    write().map_err(|error| StepError::machine(format!("{}: {error}", path.display())))?;
-    Ok(Done::Changed)
+    write().map_err(records::failed(&layout.slots(guid)))
+}
+
+/// Gives the slot of a service away, inside the image and outside of it.
+///
+/// # Errors
+///
+/// Where either file cannot be read or written.
+pub fn release_slot(layout: &Layout, guid: Guid, service: &str) -> Result<(), StepError> {
+    let without = |mut value: Value| {
+        let services = value.get_mut("services").and_then(Value::as_object_mut);
+        services.map(|services| services.remove(service));
+        value
+    };
+    let outside = layout.mirror(guid);
+    if let Some(value) = records::readable(slots_value(layout, guid))? {
+        write_slots_value(layout, guid, &without(value))?;
+    }
+    if let Some(value) = records::readable(read_json(&outside))? {
+        let written = write_json(&outside, &without(value), records::MODE);
+        written.map_err(records::failed(&outside))?;
+    }
+    Ok(())
 }
 
 /// The files of every project in a mounted image, as they really lie there.
@@ -91,6 +119,46 @@ pub(super) fn observe(layout: &Layout, guid: Guid) -> Part<BTreeMap<Name, FilesS
         Ok(all) => Part::Known(all),
         Err(error) => Part::Unknown(format!("{}: {error}", layout.mount(guid).display())),
     }
+}
+
+/// Every Rediaccfile in a mounted image: in its own folder, and one below.
+pub(super) fn hooks(layout: &Layout, guid: Guid) -> Part<BTreeMap<Name, Rediaccfile>> {
+    let look = || -> io::Result<BTreeMap<Name, Rediaccfile>> {
+        let root = open(layout, guid)?;
+        let mut all = BTreeMap::new();
+        for name in root.names()? {
+            let Ok(project) = name.parse::<Name>() else {
+                continue;
+            };
+            // That is what the repository's own folder is called.
+            if name == "root" {
+                continue;
+            }
+            if let Some(folder) = root.folder(&name)? {
+                all.extend(hook(&folder)?.map(|found| (project, found)));
+            }
+        }
+        let own = "root".parse::<Name>().map_err(io::Error::other)?;
+        all.extend(hook(&root)?.map(|found| (own, found)));
+        Ok(all)
+    };
+    match look() {
+        Ok(all) => Part::Known(all),
+        Err(error) => Part::Unknown(format!("{}: {error}", layout.mount(guid).display())),
+    }
+}
+
+fn hook(folder: &Beneath) -> io::Result<Option<Rediaccfile>> {
+    let mut names = folder.names()?;
+    names.sort_unstable();
+    names.retain(|name| Rediaccfile::is_called(name));
+    for name in names {
+        if let Some(found) = folder.read(&name)? {
+            let text = String::from_utf8_lossy(&found.bytes);
+            return Ok(Some(Rediaccfile::read(&name, &text)));
+        }
+    }
+    Ok(None)
 }
 
 fn seen(folder: Option<Beneath>, index: &Index) -> io::Result<FilesSeen> {
@@ -121,6 +189,7 @@ pub(super) fn erase(layout: &Layout, guid: Guid, project: &Name) -> Result<Done,
             .map_err(|error| StepError::machine(error.to_string()))
     };
     let root = open(layout, guid).map_err(fail)?;
+    revisions::forget(&root, guid, project).map_err(fail)?;
     let index_path = format!("{INDEXES}/{project}.json");
     if let Part::Known(index) = json::<Index>(&index_path, root.read(&index_path)) {
         let folder = path(project.as_str())?;

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::files::{self, read_json, write_atomic, write_json};
+use super::files::{self, read_json, write_json};
 use super::{btrfs, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
     Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots, Suspension,
-    slots_from_json, slots_json,
+    slots_are_distinct, slots_from_json, slots_json,
 };
 
 pub(super) const MODE: u32 = 0o644;
@@ -73,8 +73,9 @@ pub(super) fn guids(layout: &Layout) -> Result<BTreeSet<Guid>, String> {
         }
     }
     for name in names(&layout.repositories())? {
-        let name = name.strip_prefix(".new-").unwrap_or(&name);
-        guids.extend(name.parse::<Guid>());
+        let beside = name.strip_prefix(".new-");
+        let beside = beside.or_else(|| name.strip_prefix(".replaced-"));
+        guids.extend(beside.unwrap_or(&name).parse::<Guid>());
     }
     for name in names(&layout.datastore())? {
         let of_fork = name.strip_prefix(".fork-").map(str::parse::<Guid>);
@@ -169,20 +170,28 @@ pub(super) fn suspend_machine(
 
 fn write_machine(layout: &Layout, record: &MachineRecord) -> Result<Done, StepError> {
     let path = layout.machine();
-    keep_previous(&path, MODE)?;
+    keep_previous(&path)?;
     write_json(&path, record, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
 
-/// The generation before stays readable beside the file.
-pub(super) fn keep_previous(path: &Path, mode: u32) -> Result<(), StepError> {
+/// The generation before stays readable beside the file: it is that very file under
+/// another name, so that nothing has to reach the disk again.
+pub(super) fn keep_previous(path: &Path) -> Result<(), StepError> {
     let mut previous = path.to_owned().into_os_string();
     previous.push(".prev");
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(path)(error)),
-        Ok(bytes) => write_atomic(Path::new(&previous), &bytes, mode).map_err(failed(path)),
-    }
+    let staging = path.with_file_name(format!("{}previous", files::unfinished()));
+    let keep = || -> io::Result<()> {
+        files::remove(&staging)?;
+        match fs::hard_link(path, &staging) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        fs::rename(&staging, &previous)?;
+        // Where both are the same file already, a rename leaves both.
+        files::remove(&staging)
+    };
+    keep().map_err(failed(path))
 }
 
 /// Writes a new repository's record, under the machine's lock.
@@ -248,7 +257,7 @@ pub(super) fn patch(layout: &Layout, guid: Guid, patch: &Patch) -> Result<Done, 
         return Ok(Done::Already);
     }
     patch.apply(&mut record);
-    keep_previous(&path, MODE)?;
+    keep_previous(&path)?;
     write_json(&path, &record, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
@@ -301,6 +310,15 @@ fn remove_empty(folder: &Path, root: &Path) -> io::Result<()> {
 pub(super) fn write_mirror(layout: &Layout, guid: Guid, slots: &Slots) -> Result<Done, StepError> {
     let path = layout.mirror(guid);
     let existing = readable(read_json(&path))?;
-    write_json(&path, &slots_json(existing, slots), MODE).map_err(failed(&path))?;
+    write_json(&path, &with_slots(existing, slots)?, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
+}
+
+/// The file of the slots with these in it, unless somebody else gave one of them away
+/// meanwhile.
+pub(super) fn with_slots(existing: Option<Value>, slots: &Slots) -> Result<Value, StepError> {
+    let all = slots_json(existing, slots);
+    let distinct = slots_from_json(&all).and_then(|slots| slots_are_distinct(&slots));
+    distinct.map_err(StepError::race)?;
+    Ok(all)
 }

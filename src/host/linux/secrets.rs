@@ -207,7 +207,8 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn file(path: &Path) -> io::Result<Passphrase> {
+/// What a file holds that root alone can read.
+pub(super) fn file(path: &Path) -> io::Result<Passphrase> {
     Passphrase::read(open(path)?)
 }
 

@@ -3,9 +3,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::libc;
 use uuid::Uuid;
@@ -24,10 +25,13 @@ pub(super) struct Place {
     pub(super) file: PathBuf,
     pub(super) staging: PathBuf,
     pub(super) point: PathBuf,
-    /// A snapshot that lasts as long as the image is made from it.
-    snapshot: Option<PathBuf>,
+    /// What else may be half-made: the snapshot that lasts as long as an image is
+    /// copied out of it, and one of its own that is being made.
+    snapshots: Vec<PathBuf>,
     /// Where it lies once it is deleted.
     trash: Option<PathBuf>,
+    /// Where it lies once another took its place.
+    replaced: Option<PathBuf>,
     /// A folder inside that is shown at a second place while it is mounted.
     pub(super) bind: Option<(PathBuf, PathBuf)>,
 }
@@ -44,8 +48,9 @@ impl Place {
                     file: host.backing_file.clone(),
                     staging: staging.into(),
                     point: layout.datastore(),
-                    snapshot: None,
+                    snapshots: Vec::new(),
                     trash: None,
+                    replaced: None,
                     bind: None,
                 }
             }
@@ -54,8 +59,9 @@ impl Place {
                 file: layout.image(guid),
                 staging: layout.new_image(guid),
                 point: layout.mount(guid),
-                snapshot: Some(layout.fork_snapshot(guid)),
+                snapshots: vec![layout.fork_snapshot(guid), layout.new_snapshot(guid)],
                 trash: Some(layout.trash(guid)),
+                replaced: Some(layout.replaced_image(guid)),
                 bind: Some((layout.docker_data_inside(guid), layout.docker_data(guid))),
             },
         }
@@ -182,10 +188,13 @@ pub(super) fn outline(place: &Place) -> Storage {
 /// Whatever is half-made: the file, or what it is made from, whose removal a power
 /// cut may have undone.
 fn staging(place: &Place) -> Part<()> {
-    match (presence(&place.staging), &place.snapshot) {
-        (Part::Absent, Some(snapshot)) => presence(snapshot),
-        (seen, _) => seen,
+    let mut seen = presence(&place.staging);
+    for snapshot in &place.snapshots {
+        if seen.is_absent() {
+            seen = presence(snapshot);
+        }
     }
+    seen
 }
 
 fn presence(path: &Path) -> Part<()> {
@@ -270,6 +279,58 @@ fn closed(image: &Path) -> Result<(), StepError> {
     }
 }
 
+/// Lets a copy of a snapshot take the place of an image, which stays beside it: both
+/// names are the same file until the moment of the change.
+pub(super) async fn replace(
+    host: &LinuxHost,
+    place: &Place,
+    guid: Guid,
+    with: Timestamp,
+) -> Result<Done, StepError> {
+    let (image, staging) = (&place.file, &place.staging);
+    let beside = host.layout.replaced_image(guid);
+    closed(image)?;
+    let snapshot = host.layout.snapshot(guid, with).join(guid.to_string());
+    let made = async {
+        let file = files::create_private(staging).map_err(|error| wrong(staging, error))?;
+        share(&snapshot, &file).await?;
+        let commit = || -> io::Result<()> {
+            file.sync_all()?;
+            fs::hard_link(image, &beside)?;
+            files::sync_folder(&host.layout.repositories())?;
+            fs::rename(staging, image)?;
+            files::sync_folder(&host.layout.repositories())
+        };
+        commit().map_err(|error| wrong(image, error))
+    };
+    if let Err(error) = made.await {
+        let _ = clear_staging(place).await;
+        return Err(error);
+    }
+    Ok(Done::Changed)
+}
+
+/// The size of an image whose place another took. A second name of the image itself
+/// is none: it is left from before the change.
+pub(super) fn replaced(layout: &Layout, guid: Guid) -> Part<Size> {
+    let beside = layout.replaced_image(guid);
+    match is_second_name(&beside, &layout.image(guid)) {
+        Ok(true) => Part::Absent,
+        Ok(false) => file(&beside),
+        Err(error) => Part::Unknown(format!("{}: {error}", beside.display())),
+    }
+}
+
+fn is_second_name(beside: &Path, image: &Path) -> io::Result<bool> {
+    let look = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(seen) => Ok(Some((seen.dev(), seen.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let beside = look(beside)?;
+    Ok(beside.is_some() && beside == look(image)?)
+}
+
 /// Destroys an image in the trash.
 pub(super) fn purge(
     layout: &Layout,
@@ -288,13 +349,22 @@ pub(super) fn purge(
 }
 
 /// Removes a half-made file, with what was opened of it to make it.
-pub(super) async fn clear_staging(host: &LinuxHost, place: &Place) -> Result<Done, StepError> {
+pub(super) async fn clear_staging(place: &Place) -> Result<Done, StepError> {
     if let Volume::Image(guid) = place.volume {
         luks::close(&luks::new_name(guid)).await?;
         if let Some(device) = loop_device::find(&place.staging).map_err(StepError::machine)? {
             loop_device::detach(&device).await?;
         }
-        btrfs::drop_subvolume(&host.layout.fork_snapshot(guid)).await?;
+    }
+    for snapshot in &place.snapshots {
+        btrfs::drop_subvolume(snapshot).await?;
+    }
+    if let Some(beside) = &place.replaced {
+        let undo = || match is_second_name(beside, &place.file)? {
+            true => fs::remove_file(beside),
+            false => Ok(()),
+        };
+        undo().map_err(|error| wrong(beside, error))?;
     }
     match fs::remove_file(&place.staging) {
         Ok(()) => Ok(Done::Changed),
@@ -319,7 +389,7 @@ pub(super) async fn format(
         None => None,
     };
     let staging = &place.staging;
-    staged(host, place, async |file| {
+    staged(place, async |file| {
         file.set_len(size.as_bytes())
             .map_err(|error| wrong(staging, error))?;
         match (place.volume, &passphrase) {
@@ -357,35 +427,48 @@ pub(super) async fn fork(
     place: &Place,
     guid: Guid,
     from: Guid,
+    snapshot: Option<Timestamp>,
 ) -> Result<Done, StepError> {
-    let parent = host.place(Volume::Image(from));
-    let snapshot = host.layout.fork_snapshot(guid);
-    let name = parent.file.file_name().unwrap_or_default();
-    let mounted = mount::at(&parent.point).map_err(StepError::machine)?;
-    staged(host, place, async |file| {
-        let source = match mounted {
-            Some(_) => {
-                let images = host.layout.repositories();
-                let snap = btrfs::snapshot(&images, &snapshot);
-                freeze::during(host, from, snap).await?;
-                snapshot.join(name)
-            }
-            None => parent.file.clone(),
-        };
-        let (copy, from) = (file.try_clone(), source.clone());
-        let shared = super::blocking(move || btrfs::reflink(&File::open(from)?, &copy?)).await;
-        shared
-            .map_err(StepError::machine)?
-            .map_err(|error| wrong(&source, error))?;
-        btrfs::drop_subvolume(&snapshot).await
+    staged(place, async |file| match snapshot {
+        Some(at) => {
+            let folder = host.layout.snapshot(from, at);
+            share(&folder.join(from.to_string()), file).await
+        }
+        None => copy_image(host, from, &host.layout.fork_snapshot(guid), file).await,
     })
     .await
+}
+
+/// Lets an empty file become a copy of an image as it is now. `snapshot` is there
+/// meanwhile, where the image is mounted.
+pub(super) async fn copy_image(
+    host: &LinuxHost,
+    of: Guid,
+    snapshot: &Path,
+    to: &File,
+) -> Result<(), StepError> {
+    let place = host.place(Volume::Image(of));
+    let mounted = mount::at(&place.point).map_err(StepError::machine)?;
+    if mounted.is_none() {
+        return share(&place.file, to).await;
+    }
+    let images = host.layout.repositories();
+    freeze::during(host, of, btrfs::snapshot(&images, snapshot)).await?;
+    share(&snapshot.join(of.to_string()), to).await?;
+    btrfs::drop_subvolume(snapshot).await
+}
+
+pub(super) async fn share(from: &Path, to: &File) -> Result<(), StepError> {
+    let (source, copy) = (from.to_owned(), to.try_clone());
+    let shared = super::blocking(move || btrfs::reflink(&File::open(source)?, &copy?)).await;
+    shared
+        .map_err(StepError::machine)?
+        .map_err(|error| wrong(from, error))
 }
 
 /// Makes a file under its temporary name and commits it; what fails leaves nothing
 /// behind.
 async fn staged(
-    host: &LinuxHost,
     place: &Place,
     fill: impl AsyncFnOnce(&File) -> Result<(), StepError>,
 ) -> Result<Done, StepError> {
@@ -394,11 +477,7 @@ async fn staged(
         if let Some(folder) = place.file.parent() {
             fs::create_dir_all(folder)?;
         }
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(staging)
+        files::create_private(staging)
     };
     let file = make().map_err(|error| wrong(staging, error))?;
     // From here on the staging file is ours to remove.
@@ -407,7 +486,7 @@ async fn staged(
         commit(&file, staging, &place.file).map_err(|error| wrong(&place.file, error))
     };
     if let Err(error) = made.await {
-        let _ = clear_staging(host, place).await;
+        let _ = clear_staging(place).await;
         return Err(error);
     }
     Ok(Done::Changed)

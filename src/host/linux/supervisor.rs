@@ -3,9 +3,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,14 +31,18 @@ pub(crate) struct Unit {
     pub log: PathBuf,
     /// The program and its arguments.
     pub argv: Vec<String>,
+    /// What it finds in its environment besides.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
 }
 
 const LOCK: &str = "supervisor.pid";
 const CHILD: &str = "child.pid";
 const UNIT: &str = "unit.json";
 const POLL: Duration = Duration::from_millis(20);
-/// How long a daemon may take to end when it is told to.
-const GRACE: Duration = Duration::from_secs(15);
+/// How long a daemon may take to end when it is told to: its containers end with it,
+/// and the time is what systemd gives.
+const GRACE: Duration = Duration::from_secs(90);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A daemon that ran this long is well: the next death is a first one.
@@ -49,6 +55,12 @@ extern "C" fn end(_: nix::libc::c_int) {
     ENDING.store(true, Ordering::SeqCst);
 }
 
+/// Writes down what is to be kept running.
+pub(crate) fn note(unit: &Unit) -> Result<(), StepError> {
+    write_json(&unit.run.join(UNIT), unit, 0o600)
+        .map_err(|error| StepError::machine(format!("{}: {error}", unit.run.display())))
+}
+
 /// Starts a supervisor in a session of its own: `binary --root ROOT ARGS…`.
 pub(crate) async fn spawn(
     binary: &Path,
@@ -56,8 +68,7 @@ pub(crate) async fn spawn(
     args: &[&str],
     unit: &Unit,
 ) -> Result<(), StepError> {
-    write_json(&unit.run.join(UNIT), unit, 0o600)
-        .map_err(|error| StepError::machine(format!("{}: {error}", unit.run.display())))?;
+    note(unit)?;
     // `--fork` leaves nobody to be waited for: the supervisor belongs to init.
     Program::new("setsid")
         .arg("--fork")
@@ -185,7 +196,7 @@ pub(crate) fn supervise(run: &Path, prepare: impl Fn()) -> io::Result<()> {
         let began = Instant::now();
         match start(&unit) {
             Ok(pid) => attend(pid),
-            Err(error) => log(&unit, &format!("renet: could not start: {error}\n")),
+            Err(error) => log(&unit.log, &format!("renet: could not start: {error}\n")),
         }
         let _ = std::fs::remove_file(run.join(CHILD));
         if began.elapsed() >= WELL {
@@ -197,24 +208,25 @@ pub(crate) fn supervise(run: &Path, prepare: impl Fn()) -> io::Result<()> {
     Ok(())
 }
 
-fn open_log(unit: &Unit) -> io::Result<File> {
-    if let Some(folder) = unit.log.parent() {
+fn open_log(log: &Path) -> io::Result<File> {
+    if let Some(folder) = log.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    if std::fs::metadata(&unit.log).is_ok_and(|meta| meta.len() > LARGEST_LOG) {
-        std::fs::rename(&unit.log, unit.log.with_extension("log.1"))?;
+    if std::fs::metadata(log).is_ok_and(|meta| meta.len() > LARGEST_LOG) {
+        std::fs::rename(log, log.with_extension("log.1"))?;
     }
-    OpenOptions::new().append(true).create(true).open(&unit.log)
+    OpenOptions::new().append(true).create(true).open(log)
 }
 
-fn log(unit: &Unit, line: &str) {
-    if let Ok(mut file) = open_log(unit) {
+/// Adds a line to a log.
+pub(crate) fn log(log: &Path, line: &str) {
+    if let Ok(mut file) = open_log(log) {
         let _ = file.write_all(line.as_bytes());
     }
 }
 
-fn start(unit: &Unit) -> io::Result<Pid> {
-    let output = open_log(unit)?;
+fn command(unit: &Unit) -> io::Result<Command> {
+    let output = open_log(&unit.log)?;
     let (program, args) = unit
         .argv
         .split_first()
@@ -228,16 +240,45 @@ fn start(unit: &Unit) -> io::Result<Pid> {
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         )
         .env("HOME", &unit.run)
+        .envs(unit.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
-        .stderr(output)
-        .process_group(0);
+        .stderr(output);
+    Ok(command)
+}
+
+fn start(unit: &Unit) -> io::Result<Pid> {
+    let mut command = command(unit)?;
+    command.process_group(0);
     // SAFETY: what runs between fork and exec makes one system call.
     unsafe { command.pre_exec(|| keep_only(&[])) };
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     std::fs::write(unit.run.join(CHILD), format!("{pid}\n"))?;
     Ok(Pid::from_raw(pid))
+}
+
+/// Becomes the daemon, in a service of systemd's: with the sockets that it hands over,
+/// and with its ear. Returns only where it cannot.
+pub(crate) fn become_daemon(unit: &Unit) -> io::Error {
+    const FIRST: RawFd = 3;
+    const HANDED: [&str; 4] = [
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+    ];
+    let mut command = match command(unit) {
+        Ok(command) => command,
+        Err(error) => return error,
+    };
+    let given = |name: &str| std::env::var(name).ok();
+    command.envs(HANDED.iter().filter_map(|name| Some((name, given(name)?))));
+    let sockets = given("LISTEN_FDS").and_then(|count| count.parse::<RawFd>().ok());
+    let sockets: Vec<RawFd> = (FIRST..FIRST + sockets.unwrap_or_default()).collect();
+    // SAFETY: what runs before exec makes system calls alone.
+    unsafe { command.pre_exec(move || keep_only(&sockets)) };
+    command.exec()
 }
 
 /// Reaps whatever ends, until the daemon itself does.
@@ -276,15 +317,27 @@ fn sleep(pause: Duration) {
     }
 }
 
-/// Every process whose arguments mention `mark`, with those arguments.
-pub(crate) fn processes_with(mark: &str) -> Vec<(Pid, Vec<String>)> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
+/// A process with its arguments.
+pub(crate) type Process = (Pid, Vec<String>);
+
+/// The processes of this machine: read once, when somebody asks for the first time.
+#[derive(Debug, Default)]
+pub(crate) struct Processes(OnceLock<Vec<Process>>);
+
+impl Processes {
+    /// Every process whose arguments mention `mark`.
+    pub(crate) fn with(&self, mark: &str) -> Vec<Process> {
+        let all = self.0.get_or_init(processes);
+        let has = |(_, line): &&Process| line.iter().any(|word| word.contains(mark));
+        all.iter().filter(has).cloned().collect()
+    }
+}
+
+fn processes() -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter_map(|pid| Some((Pid::from_raw(pid), command_line(pid)?)))
-        .filter(|(_, line)| line.iter().any(|word| word.contains(mark)))
         .collect()
 }

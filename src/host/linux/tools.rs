@@ -13,6 +13,7 @@ const COMPOSE: [&str; 5] = [
     "/usr/local/lib/docker/cli-plugins",
 ];
 const TRAEFIK: [&str; 3] = ["/usr/local/libexec/renet", "/usr/local/bin", "/usr/bin"];
+const DOCKER: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
 const DOCKERD: [&str; 3] = ["/usr/sbin", "/usr/bin", "/usr/local/bin"];
 
 fn find(program: &str, folders: &[&str]) -> Result<PathBuf, StepError> {
@@ -41,4 +42,9 @@ pub(super) fn traefik() -> Result<PathBuf, StepError> {
 /// The Docker daemon.
 pub(super) fn dockerd() -> Result<PathBuf, StepError> {
     find("dockerd", &DOCKERD)
+}
+
+/// Docker's command line.
+pub(super) fn docker() -> Result<PathBuf, StepError> {
+    find("docker", &DOCKER)
 }

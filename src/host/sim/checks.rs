@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
 use crate::model::{
-    Actual, ContainerState, Guid, Health, Made, Name, NetworkId, Object, Patch, Record, Step,
+    Actual, ContainerState, Function, Guid, Health, Made, MadeBy, Name, NetworkId, Object,
+    OnFailure, Patch, ProjectSpec, Record, Step,
 };
 
 impl World {
@@ -39,6 +40,18 @@ impl World {
             {
                 wrong.push("over data".to_owned());
             }
+            Step::Replace { guid, with, .. } => {
+                let repo = self.actual.repository(*guid).unwrap_or_default();
+                if !repo.storage.device.is_absent() || !repo.daemon.is_absent() {
+                    wrong.push("the image is open".to_owned());
+                }
+                if !repo.replaced.is_absent() {
+                    wrong.push("another image waits to be kept".to_owned());
+                }
+                if !self.snapshots.contains_key(&(*guid, *with)) {
+                    wrong.push("there is no such snapshot".to_owned());
+                }
+            }
             Step::Format { volume, .. }
                 if self
                     .actual
@@ -48,9 +61,10 @@ impl World {
                 wrong.push("over data".to_owned());
             }
             Step::Up { guid, project, .. } => {
-                let known = self.failing.get(&(*guid, project.name.clone()));
-                let again =
-                    known.is_some_and(|(hash, run)| *hash == project.hash && *run != self.run);
+                wrong.extend(self.unsaved(*guid, project));
+                let of = (*guid, project.name.clone(), project.hash.clone());
+                let known = self.failing.get(&of);
+                let again = known.is_some_and(|run| *run != self.run);
                 let retry = self.acting.as_ref().is_some_and(|acting| acting.retry);
                 if again && !retry {
                     wrong.push("this revision failed in an earlier run".to_owned());
@@ -65,6 +79,31 @@ impl World {
         }
         let wrong = wrong.into_iter().map(|what| format!("{step}: {what}"));
         self.violations.extend(wrong);
+    }
+
+    /// An update starts nothing before the data from before it is safe.
+    fn unsaved(&self, guid: Guid, project: &ProjectSpec) -> Option<String> {
+        let repo = self.actual.repository(guid).ok()?;
+        let kept = repo.revisions.known()?.get(&project.name)?;
+        let newest = kept.last()?;
+        let written = newest.spec.as_ref()?.files.digest() != project.files.digest();
+        let record = repo.record.known()?;
+        // What comes back after a failure is no update.
+        let comes_back = record.failed.contains_key(&project.name)
+            && kept.iter().any(|kept| kept.hash == project.hash);
+        if newest.hash == project.hash || comes_back || project.on_failure == OnFailure::Stop {
+            return None;
+        }
+        if record.updates(&project.name) != Some(&project.hash) {
+            return Some("no update of it was begun".to_owned());
+        }
+        // Beside another the snapshot is from before that one.
+        let under_way = record.unfinished.as_ref();
+        let alone = under_way.filter(|under_way| under_way.projects.len() == 1)?;
+        let saved = self.snapshots.get(&(guid, alone.snapshot))?;
+        let files = saved.files.known()?.get(&project.name)?;
+        (written && files.digest == *project.files.digest())
+            .then(|| "its snapshot holds the new files".to_owned())
     }
 
     /// Whether every container of a project is well.
@@ -109,6 +148,21 @@ impl World {
         }
         let acting = self.acting.as_ref()?;
         let told = acting.told.contains(&guid);
+        if let Step::DropSnapshot { permit, at, .. } = step {
+            let all = self.actual.repository(guid).unwrap_or_default();
+            let snapshot = all.snapshots.known().and_then(|all| all.get(at));
+            let under_way = record.unfinished.as_ref();
+            let needed = under_way.is_some_and(|one| one.snapshot == *at)
+                || record.rewind.is_some_and(|rewind| rewind.to == *at);
+            let by_rule = snapshot.is_some_and(|snapshot| match snapshot.made_by {
+                MadeBy::Command | MadeBy::Rewind => false,
+                MadeBy::Rule => true,
+                MadeBy::Update => !needed,
+            });
+            if permit.guid() != guid || !told && !by_rule && record.is_live() {
+                return Some("without leave".to_owned());
+            }
+        }
         if let Step::Purge { permit, .. } = step {
             let due = record
                 .deleted
@@ -128,12 +182,17 @@ impl World {
         let buries = matches!(
             step,
             Step::StopDaemon { .. }
+                | Step::Hook {
+                    function: Function::Down,
+                    ..
+                }
                 | Step::Unmount(_)
                 | Step::Close(_)
                 | Step::Detach(_)
                 | Step::ClearStaging(_)
                 | Step::Trash(_)
                 | Step::Purge { .. }
+                | Step::DropSnapshot { .. }
                 | Step::DropRecord(_)
                 | Step::Record(_, Patch::Purged | Patch::Delete(Some(_)))
         );
@@ -210,21 +269,12 @@ impl World {
             .map(|what| format!("after {step}: {what}"));
         self.violations.extend(wrong);
         match step {
-            // Gone, replaced, or forgotten with its record: it may be tried anew.
-            Step::Up { guid, project, .. } => {
-                let of = (*guid, project.name.clone());
-                if self
-                    .failing
-                    .get(&of)
-                    .is_some_and(|(hash, _)| *hash != project.hash)
-                {
-                    self.failing.remove(&of);
-                }
+            // Well again, gone, or forgotten with its record: it may be tried anew.
+            Step::Record(guid, Patch::Passed(project)) | Step::EraseFiles { guid, project } => {
+                self.failing
+                    .retain(|(of, name, _), _| of != guid || name != project);
             }
-            Step::EraseFiles { guid, project } => {
-                self.failing.remove(&(*guid, project.clone()));
-            }
-            Step::Reserve { guid, .. } => self.failing.retain(|(of, _), _| of != guid),
+            Step::Reserve { guid, .. } => self.failing.retain(|(of, ..), _| of != guid),
             _ => {}
         }
     }

@@ -1,11 +1,15 @@
-use crate::model::{Patch, Step};
+use crate::model::{Function, Patch, Step};
 
 /// The names of all kinds of steps, and of all changes of a record.
-pub const KINDS: [&str; 66] = [
+pub const KINDS: [&str; 78] = [
     "ClearStaging",
     "Format",
     "GrowFile",
     "Fork",
+    "Snapshot",
+    "DropSnapshot",
+    "Replace",
+    "KeepReplaced",
     "Thaw",
     "Open",
     "GrowMapper",
@@ -38,10 +42,14 @@ pub const KINDS: [&str; 66] = [
     "StopDaemon",
     "WriteFiles",
     "EraseFiles",
+    "KeepRevision",
     "FetchImages",
     "Up",
     "Wait",
     "Down",
+    "HookPrep",
+    "HookUp",
+    "HookDown",
     "RecordRoute",
     "SuspendRoute",
     "ForgetRoute",
@@ -67,6 +75,10 @@ pub const KINDS: [&str; 66] = [
     "OwnProject",
     "DisownProject",
     "Failed",
+    "Begin",
+    "End",
+    "Rewind",
+    "Rewound",
     "Passed",
 ];
 
@@ -77,6 +89,10 @@ pub fn kind(step: &Step) -> &'static str {
         Step::Format { .. } => "Format",
         Step::GrowFile { .. } => "GrowFile",
         Step::Fork { .. } => "Fork",
+        Step::Snapshot { .. } => "Snapshot",
+        Step::DropSnapshot { .. } => "DropSnapshot",
+        Step::Replace { .. } => "Replace",
+        Step::KeepReplaced { .. } => "KeepReplaced",
         Step::Thaw { .. } => "Thaw",
         Step::Open { .. } => "Open",
         Step::GrowMapper { .. } => "GrowMapper",
@@ -109,10 +125,16 @@ pub fn kind(step: &Step) -> &'static str {
         Step::StopDaemon { .. } => "StopDaemon",
         Step::WriteFiles { .. } => "WriteFiles",
         Step::EraseFiles { .. } => "EraseFiles",
+        Step::KeepRevision { .. } => "KeepRevision",
         Step::FetchImages { .. } => "FetchImages",
         Step::Up { .. } => "Up",
         Step::Wait { .. } => "Wait",
         Step::Down { .. } => "Down",
+        Step::Hook { function, .. } => match function {
+            Function::Prep => "HookPrep",
+            Function::Up => "HookUp",
+            Function::Down => "HookDown",
+        },
         Step::RecordRoute { .. } => "RecordRoute",
         Step::SuspendRoute(..) => "SuspendRoute",
         Step::ForgetRoute { .. } => "ForgetRoute",
@@ -139,6 +161,10 @@ pub fn kind(step: &Step) -> &'static str {
             Patch::OwnProject { .. } => "OwnProject",
             Patch::DisownProject { .. } => "DisownProject",
             Patch::Failed { .. } => "Failed",
+            Patch::Begin { .. } => "Begin",
+            Patch::End(_) => "End",
+            Patch::Rewind(_) => "Rewind",
+            Patch::Rewound => "Rewound",
             Patch::Passed { .. } => "Passed",
         },
     }

@@ -14,11 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use self::veil::outline;
 use super::{Blame, Cx, Done, Host, Scope, StepError};
 use crate::model::{
-    Actual, ContainerState, Digest, Guid, Health, Made, Name, NetworkId, Owner, Part, Repository,
-    Step, Volume, refines,
+    Actual, Container, ContainerState, Digest, Function, Guid, Health, Hook, HookRun, Made, Name,
+    NetworkId, Owner, Part, Repository, Step, Volume, refines,
 };
 
 /// What goes wrong at a step.
@@ -60,10 +62,15 @@ pub struct World {
     pub actual: Actual,
     /// Parts that cannot be read now.
     pub unreadable: BTreeSet<Unreadable>,
-    /// Images (as services name them) that never get well.
+    /// Images (as services name them) that never get well, and digests of Rediaccfiles
+    /// that fail.
     pub broken: BTreeSet<String>,
     /// Faults, by how many steps from now they come.
     pub faults: BTreeMap<usize, Fault>,
+    /// What was in each snapshot.
+    pub snapshots: BTreeMap<(Guid, Timestamp), Repository>,
+    /// What is in each image whose place another took.
+    replaced: BTreeMap<Guid, Repository>,
     /// What each image holds; a number that is never given twice.
     pub contents: BTreeMap<Guid, u64>,
     /// Addresses at which a service was once well.
@@ -83,7 +90,7 @@ pub struct World {
     /// The network of each running daemon: it outlives a lost record.
     networks: BTreeMap<Guid, NetworkId>,
     /// Revisions that failed for good, and in which run.
-    failing: BTreeMap<(Guid, Name), (Digest, u64)>,
+    failing: BTreeMap<(Guid, Name, Digest), u64>,
     run: u64,
     /// renet was killed: nothing that it had begun goes on.
     dead: bool,
@@ -237,9 +244,49 @@ impl World {
                     }
                 }
             }
+            Step::Hook {
+                guid,
+                hook,
+                function,
+                ..
+            } => self.run_hook(*guid, hook, *function),
+            Step::Replace { guid, .. } => {
+                let was = self.actual.repo_mut(*guid).clone();
+                self.replaced.insert(*guid, was);
+                step.effect(&mut self.actual);
+            }
             _ => step.effect(&mut self.actual),
         }
-        if let Step::Fork { guid, .. } = step {
+        match step {
+            Step::Replace { guid, with, .. } => {
+                let was = self.snapshots[&(*guid, *with)].clone();
+                let repo = self.actual.repo_mut(*guid);
+                repo.revisions = was.revisions.clone();
+                copy_contents(was, repo);
+            }
+            Step::KeepReplaced { guid, at } => {
+                if let Some(was) = self.replaced.remove(guid) {
+                    self.snapshots.insert((*guid, *at), was);
+                }
+            }
+            Step::Snapshot { guid, at, .. } => {
+                let copied = self.actual.repo_mut(*guid).clone();
+                self.snapshots.insert((*guid, *at), copied);
+            }
+            Step::DropSnapshot { guid, at, .. } => {
+                self.snapshots.remove(&(*guid, *at));
+            }
+            Step::Fork {
+                guid,
+                from,
+                snapshot: Some(at),
+            } => {
+                let was = self.snapshots[&(*from, *at)].clone();
+                copy_contents(was, self.actual.repo_mut(*guid));
+            }
+            _ => {}
+        }
+        if let Step::Fork { guid, .. } | Step::Replace { guid, .. } = step {
             // To the daemon of the copy they look as after a power cut.
             for container in containers(self.actual.repo_mut(*guid)) {
                 container.state = ContainerState::Exited(KILLED);
@@ -280,6 +327,42 @@ impl World {
         self.check_after(step);
     }
 
+    /// What a hook does here: its project has one container, or none.
+    fn run_hook(&mut self, guid: Guid, hook: &Hook, function: Function) {
+        let id = self.fresh().to_string();
+        let boot = self.actual.boot.clone();
+        let repo = self.actual.repo_mut(guid);
+        repo.containers.or_known(BTreeMap::new());
+        if let Part::Known(all) = &mut repo.containers {
+            match function {
+                Function::Prep => {}
+                Function::Up => {
+                    let container = Container {
+                        id: Made::Is(id.clone()),
+                        started: Made::Is(id),
+                        config_hash: hook.inputs.to_string(),
+                        stale_image: false,
+                        state: ContainerState::Running,
+                        health: Health::Healthy,
+                    };
+                    let own = BTreeMap::from([("hook".to_owned(), container)]);
+                    all.insert(hook.project.clone(), own);
+                }
+                Function::Down => drop(all.remove(&hook.project)),
+            }
+        }
+        let own = (function == Function::Up).then(|| format!("{}-hook-1", hook.project));
+        let run = HookRun {
+            inputs: hook.inputs.clone(),
+            status: 0,
+            boot,
+            containers: own.into_iter().collect(),
+        };
+        if let Part::Known(record) = &mut repo.record {
+            run.note(&hook.project, function, record);
+        }
+    }
+
     /// Gives new containers their ids, and lets time pass for them.
     fn settle(&mut self, step: &Step) {
         let mut next = self.next_id;
@@ -312,6 +395,16 @@ impl World {
         }
         self.next_id = next;
     }
+}
+
+/// What is in an image.
+fn copy_contents(from: Repository, to: &mut Repository) {
+    to.storage.header = from.storage.header;
+    to.slots = from.slots;
+    to.files = from.files;
+    to.hooks = from.hooks;
+    to.images = from.images;
+    to.containers = from.containers;
 }
 
 fn containers(repo: &mut Repository) -> impl Iterator<Item = &mut crate::model::Container> {
@@ -365,7 +458,7 @@ impl World {
         if fault.is_some() {
             // The note that a revision failed may be lost in this run.
             let run = self.run;
-            self.failing.retain(|_, (_, of)| *of != run);
+            self.failing.retain(|_, of| *of != run);
         }
         let seen = self.seen();
         match step.holds(&seen) {
@@ -414,8 +507,27 @@ impl World {
                 .values()
                 .any(|service| self.broken.contains(&service.image))
         {
-            let failing = (project.hash.clone(), self.run);
-            self.failing.insert((*guid, project.name.clone()), failing);
+            let failing = (*guid, project.name.clone(), project.hash.clone());
+            self.failing.insert(failing, self.run);
+            return failed(Blame::Revision);
+        }
+        if let Step::Hook {
+            guid,
+            hook,
+            function,
+            ..
+        } = step
+            && self.broken.contains(hook.text.as_str())
+        {
+            let run = HookRun {
+                inputs: hook.inputs.clone(),
+                status: 1,
+                boot: self.actual.boot.clone(),
+                containers: BTreeSet::new(),
+            };
+            if let Part::Known(record) = &mut self.actual.repo_mut(*guid).record {
+                run.note(&hook.project, *function, record);
+            }
             return failed(Blame::Revision);
         }
         let mut predicted = match self.unreadable.is_empty() {
@@ -444,6 +556,7 @@ impl World {
         };
         close(&mut self.actual.datastore.storage);
         self.actual.proxy = Part::Absent;
+        self.actual.boot = self.fresh().to_string();
         self.networks.clear();
         for repo in self.repositories() {
             close(&mut repo.storage);
@@ -470,7 +583,7 @@ impl World {
     }
 
     /// Forgets a failed revision's mark, as `--retry` would not need.
-    pub fn failed(&self) -> BTreeMap<(Guid, Name), Digest> {
+    pub fn failed(&self) -> BTreeMap<(Guid, Name), BTreeSet<Digest>> {
         let all = self.actual.repositories.known();
         all.into_iter()
             .flatten()
@@ -479,7 +592,7 @@ impl World {
                 record
                     .failed
                     .iter()
-                    .map(|(name, hash)| ((*guid, name.clone()), hash.clone()))
+                    .map(|(name, failed)| ((*guid, name.clone()), failed.clone()))
             })
             .collect()
     }

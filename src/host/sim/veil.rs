@@ -1,4 +1,6 @@
-use crate::model::{Actual, Daemon, Part, Repository};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Actual, Container, ContainerState, Daemon, Name, Part, Repository};
 
 /// Hides what cannot be seen in the state the machine is in: the only place
 /// that says so.
@@ -28,6 +30,10 @@ pub fn veil(actual: &mut Actual) {
             repo.daemon = Part::Hidden;
             repo.images = Part::Hidden;
             repo.containers = Part::Hidden;
+            repo.running = Part::Hidden;
+            repo.hooks = Part::Hidden;
+            repo.revisions = Part::Hidden;
+            repo.given.clear();
             continue;
         }
         let image = !repo.storage.file.is_absent() || !repo.trash.is_absent();
@@ -37,12 +43,17 @@ pub fn veil(actual: &mut Actual) {
             }
             close(image, &mut repo.slots);
             close(image, &mut repo.files);
+            close(image, &mut repo.hooks);
+            close(image, &mut repo.revisions);
+            repo.given.clear();
         }
         if !matches!(repo.daemon, Part::Known(Daemon { serving: true, .. })) {
             let left = image || !repo.daemon.is_absent();
             repo.images = if left { Part::Hidden } else { Part::Absent };
             repo.containers = if left { Part::Hidden } else { Part::Absent };
         }
+        repo.running = running(&repo.containers);
+        leave_unread(repo);
     }
     all.retain(|_, repo| !repo.is_nothing());
 }
@@ -58,4 +69,37 @@ pub(super) fn outline(repo: &mut Repository) {
     repo.daemon = Part::Hidden;
     repo.images = Part::Hidden;
     repo.containers = Part::Hidden;
+    repo.running = Part::Hidden;
+    repo.hooks = Part::Hidden;
+    repo.revisions = Part::Hidden;
+    repo.given.clear();
+}
+
+/// What is kept of the revisions of a project is read where one has failed.
+fn leave_unread(repo: &mut Repository) {
+    let failed = repo.record.known().map(|record| record.failed.clone());
+    let failed = failed.unwrap_or_default();
+    let all = repo.revisions.known_mut().into_iter().flatten();
+    for (_, kept) in all.filter(|(project, _)| !failed.contains_key(*project)) {
+        kept.iter_mut().for_each(|kept| kept.spec = None);
+    }
+}
+
+/// The names of what runs, as compose makes them.
+fn running(
+    containers: &Part<BTreeMap<Name, BTreeMap<String, Container>>>,
+) -> Part<BTreeSet<String>> {
+    let all = match containers {
+        Part::Known(all) => all,
+        Part::Absent => return Part::Absent,
+        Part::Hidden => return Part::Hidden,
+        Part::Unknown(why) => return Part::Unknown(why.clone()),
+    };
+    let each = all.iter().flat_map(|(project, containers)| {
+        let runs = containers
+            .iter()
+            .filter(|(_, container)| container.state == ContainerState::Running);
+        runs.map(move |(service, _)| format!("{project}-{service}-1"))
+    });
+    Part::Known(each.collect())
 }

@@ -188,6 +188,10 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Datastore")]
     pub datastore: Option<Datastore>,
+    /// What the hosts of automatic routes end with.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "HostName")]
+    pub base_domain: Option<String>,
     /// The reverse proxy, Traefik.
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Proxy")]
@@ -246,11 +250,148 @@ pub struct Proxy {
     #[serde(default = "http")]
     #[schemars(with = "Port")]
     pub http: u16,
+    /// The port on which it answers HTTPS: 443 where nothing is said and there are
+    /// `certificates` or `acme`, else none.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Port")]
+    pub https: Option<u16>,
+    /// Whether a request over HTTP for what is served over HTTPS is sent there.
+    #[serde(default = "yes")]
+    pub redirect: bool,
+    /// Certificates of your own, by a name of your choice. One that cannot serve is
+    /// refused by itself; where one served under that name before, it goes on.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(extend("propertyNames" = { "pattern": NAME, "examples": ["shop", "b-2"] }))]
+    pub certificates: BTreeMap<String, CertificateFiles>,
+    /// An authority that certificates are ordered from, for every host served over
+    /// HTTPS that no certificate of your own is for.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Acme")]
+    pub acme: Option<Acme>,
+    /// The port on which the router tells programs of its routes, on 127.0.0.1: 7111
+    /// where nothing is said, and none beneath a root of its own.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Port")]
+    pub router: Option<u16>,
+    /// The address that it answers on. Left out, it answers requests on all of them and
+    /// forwards no ports: a service may listen on a forwarded one, on its own address.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Ipv4")]
+    pub address: Option<String>,
+    /// The TCP ports that can be forwarded to services, besides 10000 to 10010.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Vec<Port>")]
+    pub tcp: Option<Vec<u16>>,
+    /// The UDP ports that can be forwarded to services.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Vec<Port>")]
+    pub udp: Option<Vec<u16>>,
 }
 
 fn http() -> u16 {
     super::Proxy::default().http
 }
+
+fn yes() -> bool {
+    true
+}
+
+/// A certificate of your own. A file that changes is served within a second.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CertificateFiles {
+    /// The certificate in PEM, and after it those of its issuers: a file, absolute or
+    /// from the folder that this manifest lies in.
+    #[schemars(with = "FilePath", example = &"tls/shop.crt")]
+    pub certificate: String,
+    /// Its private key in PEM: a file that root alone can read.
+    #[schemars(with = "FilePath", example = &"tls/shop.key")]
+    pub key: String,
+}
+
+/// An authority that certificates are ordered from, by ACME.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Acme {
+    /// Whom the authority writes to.
+    #[schemars(with = "Email")]
+    pub email: String,
+    /// The address of the authority's directory: Let's Encrypt's where nothing is said.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Url")]
+    pub ca_server: Option<String>,
+    /// What the authority's own certificate is checked with, besides what the machine
+    /// trusts: a file in PEM.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "FilePath", example = &"/etc/ssl/our-authority.crt")]
+    pub ca_certificate: Option<String>,
+    /// Who serves the zone of `baseDomain`: hosts beneath it are proved by a record
+    /// there (DNS-01), and share one certificate a repository. Left out, and for other
+    /// hosts, they are proved by a request over HTTP, on port 80 (HTTP-01).
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "DnsProvider")]
+    pub dns_provider: Option<DnsProvider>,
+}
+
+/// Who serves the zone of `baseDomain`.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DnsProvider {
+    /// The provider, as Traefik calls it.
+    #[schemars(with = "ProviderName")]
+    pub name: String,
+    /// The files with what the provider wants to know, by the names of its variables. Each
+    /// holds one value, and root alone can read it. It is read when Traefik starts.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(extend("propertyNames" = {
+        "pattern": "^[A-Z][A-Z0-9_]*(?<!_FILE)$",
+        "examples": ["CF_DNS_API_TOKEN", "A2_B"],
+    }))]
+    pub token_files: BTreeMap<String, AbsolutePath>,
+    /// The name servers that are asked whether the record is there. Left out, the zone's
+    /// own are.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Vec<SocketAddress>")]
+    pub resolvers: Option<Vec<String>>,
+}
+
+/// An absolute path, or one from the folder that the manifest lies in; no `..`.
+#[derive(JsonSchema)]
+#[schemars(inline, untagged)]
+pub enum FilePath {
+    Absolute(AbsolutePath),
+    Beside(RelativePath),
+}
+
+/// An address of mail.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"ops@example.com")]
+pub struct Email(
+    #[schemars(regex(pattern = r"^[^@ \x00-\x1f\x7f-\x9f]+@[^@ \x00-\x1f\x7f-\x9f]+$"))] pub String,
+);
+
+/// An address like `https://…`.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"https://acme.example.com/directory")]
+pub struct Url(
+    #[schemars(regex(pattern = r"^https://[!-~]+$"))]
+    pub String,
+);
+
+/// A provider of names, as Traefik calls it.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"cloudflare")]
+pub struct ProviderName(#[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]*$"))] pub String);
+
+/// An IPv4 address and a port.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"10.0.0.53:53")]
+pub struct SocketAddress(
+    #[schemars(regex(
+        pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|:)){4}[0-9]{1,5}$"
+    ))]
+    pub String,
+);
 
 /// What the repository should be: new, with `size` and `encryption`, or a copy of
 /// another, with `forkOf`.
@@ -281,6 +422,10 @@ pub struct RepositorySpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "bool", example = true)]
     pub autostart: Option<bool>,
+    /// Snapshots of it that are made by themselves, and how many of those are kept.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Snapshots")]
+    pub snapshots: Option<Snapshots>,
     /// What it should be doing.
     #[serde(default)]
     pub state: RunState,
@@ -401,6 +546,18 @@ pub struct CredentialName(
     #[schemars(regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))] pub String,
 );
 
+/// When snapshots are made, and how many are kept.
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Snapshots {
+    /// The time between two, from `1m` to `8760h`.
+    #[schemars(with = "Lifetime")]
+    pub every: String,
+    /// How many are kept. Those that a command made are not counted, and stay.
+    #[schemars(range(min = 1, max = 1000), example = 24)]
+    pub keep: u32,
+}
+
 /// Of which repository another is a copy.
 #[derive(JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -445,6 +602,10 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(extend("propertyNames" = { "pattern": PATH, "examples": ["nginx.conf", "b.c/d"] }))]
     pub files: BTreeMap<String, ManagedFile>,
+    /// Its Rediaccfile: bash functions that start and stop it in place of compose.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "RediaccfileRef")]
+    pub rediaccfile: Option<RediaccfileRef>,
     /// What is set in every container of the project whose compose file does not
     /// set it itself, and for the compose file's own `${…}`.
     #[serde(default, skip_serializing_if = "nothing")]
@@ -454,6 +615,10 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Wait")]
     pub wait: Option<Wait>,
+    /// How a change of it is brought in.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "Update")]
+    pub update: Option<Update>,
 }
 
 /// Where a managed file comes from: one of the three.
@@ -475,6 +640,15 @@ pub struct ManagedFile {
     pub inline: Option<String>,
 }
 
+/// A project's Rediaccfile, with the functions `prep`, `up` and `down`.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RediaccfileRef {
+    /// Its path, from the folder that this manifest lies in.
+    #[schemars(with = "RelativePath")]
+    pub file: String,
+}
+
 /// How long is waited for a project.
 #[derive(JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -483,6 +657,33 @@ pub struct Wait {
     /// said. It is no part of what runs: changing it recreates nothing.
     #[schemars(with = "Limit")]
     pub healthy: String,
+}
+
+/// How a change of a project is brought in.
+#[derive(JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Update {
+    /// What becomes of it when it fails: an image that cannot be had, a container that
+    /// ends, a check that does not pass in time. What failed is not tried again until
+    /// it changes.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a change that fails.
+#[derive(Default, JsonSchema, Serialize)]
+#[schemars(inline)]
+pub enum OnFailure {
+    /// The files and containers of the revision before come back; the data stays as it
+    /// is then.
+    #[default]
+    Rollback,
+    /// The revision before comes back, and with it all data of its repository as it was
+    /// before the update: every service of the repository stops for it, and loses what it
+    /// wrote since. The data that is replaced is kept as a snapshot.
+    RollbackWithData,
+    /// The project stays where it failed.
+    Stop,
 }
 
 /// A project's compose file.
@@ -508,6 +709,11 @@ pub struct RouteSpec {
     /// The host name that it answers to, which no other route has.
     #[schemars(with = "HostName")]
     pub host: String,
+    /// Whether it is served over HTTPS. Left out, it is where a certificate is to be had
+    /// for its host.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "bool")]
+    pub tls: Option<bool>,
 }
 
 /// 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends; no UUID.
@@ -517,7 +723,9 @@ pub struct RouteSpec {
     extend("not" = { "pattern": UUID }),
     example = &"shop"
 )]
-pub struct Name(#[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))] pub String);
+pub struct Name(#[schemars(regex(pattern = NAME))] pub String);
+
+const NAME: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
 const UUID: &str = "^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$";
 
@@ -529,9 +737,7 @@ const UUID: &str = "^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$";
     extend("not" = { "pattern": format!("{UUID}|^root$") }),
     example = &"web"
 )]
-pub struct ServiceName(
-    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))] pub String,
-);
+pub struct ServiceName(#[schemars(regex(pattern = NAME))] pub String);
 
 /// Labels of a-z, 0-9 and `-` joined by dots.
 #[derive(JsonSchema)]
@@ -544,6 +750,14 @@ pub struct HostName(
         length(max = 253)
     )]
     pub String,
+);
+
+/// An IPv4 address.
+#[derive(JsonSchema)]
+#[schemars(inline, example = &"203.0.113.5")]
+pub struct Ipv4(
+    #[schemars(regex(pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|$)){4}$"))]
+    pub  String,
 );
 
 /// A repository and a service of it.
@@ -584,7 +798,7 @@ pub struct Limit(
 );
 
 /// An absolute path without `..`.
-#[derive(JsonSchema)]
+#[derive(JsonSchema, Serialize)]
 #[schemars(inline, example = &"/mnt/rediacc.img")]
 pub struct AbsolutePath(
     #[schemars(regex(pattern = r"^/(?=.*[^/.])(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f-\x9f]+$"))]

@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::Step;
-use crate::model::{Actual, Container, ContainerState, Gone, Guid, Name, Part, Patch, Repository};
+use crate::model::{
+    Actual, Container, ContainerState, Function, Gone, Guid, Name, Part, Patch, Repository,
+};
 
 /// What a plan may cost the user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,13 +14,18 @@ pub enum Danger {
     StopsUnseen(Guid),
     /// Sends the repository's data to the trash.
     Discards(Guid),
+    /// Takes back what was written to the repository since a snapshot.
+    TakesBack(Guid),
 }
 
 impl Danger {
     /// The repository that is in danger.
     pub fn repository(&self) -> Guid {
         match self {
-            Danger::Stops(guid, ..) | Danger::StopsUnseen(guid) | Danger::Discards(guid) => *guid,
+            Danger::Stops(guid, ..)
+            | Danger::StopsUnseen(guid)
+            | Danger::Discards(guid)
+            | Danger::TakesBack(guid) => *guid,
         }
     }
 
@@ -62,11 +69,14 @@ impl Step {
             Step::Record(_, Patch::Delete(Some(stone))) if stone.why != Gone::Expired => {
                 vec![Danger::Discards(guid)]
             }
+            Step::Record(_, Patch::Rewind(_)) => vec![Danger::TakesBack(guid)],
             Step::StopDaemon { .. } if repo.containers == Part::Hidden => {
                 vec![Danger::StopsUnseen(guid)]
             }
             Step::StopDaemon { .. } => running(None, &|_, _| false),
             Step::Down { project, .. } => running(Some(project), &|_, _| false),
+            Step::Hook { function, .. } if *function == Function::Prep => Vec::new(),
+            Step::Hook { hook, .. } => running(Some(&hook.project), &|_, _| false),
             Step::Up { project, .. } => running(Some(&project.name), &|name, container| {
                 project.services.get(name).is_some_and(|service| {
                     service.config_hash == container.config_hash && !container.stale_image

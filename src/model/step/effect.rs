@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Step;
 use crate::model::{
-    Actual, Container, ContainerState, Daemon, FileSeen, FilesSeen, Header, Health, MachineRecord,
-    Made, Mount, Part, Proxy, Record, Repository, Size, Volume,
+    Actual, Container, ContainerState, Daemon, FileSeen, FilesSeen, Header, Health, HookRun, Kept,
+    MachineRecord, Made, MadeBy, Mount, Part, Proxy, Record, Repository, Revisions, Size, Snapshot,
+    Snapshots, Volume,
 };
 
 impl Step {
@@ -33,17 +34,76 @@ impl Step {
                         repo.storage.header = Part::Known(Header::new(seal.is_some()));
                         repo.slots = Part::Absent;
                         repo.files = Part::Absent;
+                        repo.hooks = Part::Absent;
+                        repo.revisions = Part::Absent;
                         repo.images = Part::Absent;
                         repo.containers = Part::Absent;
                     }
                 }
             }
-            Step::Fork { guid, from } => {
+            Step::Snapshot {
+                guid, at, made_by, ..
+            } => {
+                let repo = a.repo_mut(*guid);
+                if let Part::Known(size) = repo.storage.file {
+                    let made_by = *made_by;
+                    repo.snapshots.or_known(Snapshots::new());
+                    if let Part::Known(all) = &mut repo.snapshots {
+                        all.insert(*at, Snapshot { size, made_by });
+                    }
+                }
+            }
+            Step::DropSnapshot { guid, at, .. } => {
+                let snapshots = &mut a.repo_mut(*guid).snapshots;
+                if let Part::Known(all) = snapshots {
+                    all.remove(at);
+                    if all.is_empty() {
+                        *snapshots = Part::Absent;
+                    }
+                }
+            }
+            Step::Replace { guid, with, .. } => {
+                let repo = a.repo_mut(*guid);
+                let snapshot = repo.snapshots.known().and_then(|all| all.get(with));
+                let size = snapshot.map(|snapshot| snapshot.size).into();
+                repo.replaced = std::mem::replace(&mut repo.storage.file, size);
+                hide_contents(repo);
+                repo.revisions = Part::Hidden;
+            }
+            Step::KeepReplaced { guid, at } => {
+                let repo = a.repo_mut(*guid);
+                if let Part::Known(size) = std::mem::take(&mut repo.replaced) {
+                    let made_by = MadeBy::Rewind;
+                    repo.snapshots.or_known(Snapshots::new());
+                    if let Part::Known(all) = &mut repo.snapshots {
+                        all.insert(*at, Snapshot { size, made_by });
+                    }
+                }
+            }
+            Step::Fork {
+                guid,
+                from,
+                snapshot: Some(at),
+            } => {
+                let parent = a.repository(*from).unwrap_or_default();
+                let snapshot = parent.snapshots.known().and_then(|all| all.get(at));
+                let repo = a.repo_mut(*guid);
+                repo.storage.file = snapshot.map(|snapshot| snapshot.size).into();
+                // Those of its parent are none of its own.
+                repo.revisions = Part::Absent;
+                hide_contents(repo);
+            }
+            Step::Fork {
+                guid,
+                from,
+                snapshot: None,
+            } => {
                 let parent = a.repository(*from).unwrap_or_default();
                 let Repository {
                     storage,
                     slots,
                     files,
+                    hooks,
                     images,
                     containers,
                     ..
@@ -53,6 +113,8 @@ impl Step {
                 repo.storage.header = storage.header.clone();
                 repo.slots = slots.clone();
                 repo.files = files.clone();
+                repo.hooks = hooks.clone();
+                repo.revisions = Part::Absent;
                 repo.images = images.clone();
                 repo.containers = containers.clone();
             }
@@ -92,7 +154,12 @@ impl Step {
                 fill(a, *volume);
                 match volume {
                     Volume::Datastore => a.repositories.or_known(BTreeMap::new()),
-                    Volume::Image(guid) => a.repo_mut(*guid).files.or_known(BTreeMap::new()),
+                    Volume::Image(guid) => {
+                        let repo = a.repo_mut(*guid);
+                        repo.files.or_known(BTreeMap::new());
+                        repo.hooks.or_known(BTreeMap::new());
+                        repo.revisions.or_known(BTreeMap::new());
+                    }
                 }
             }
             Step::GrowFs(volume) => fill(a, *volume),
@@ -109,6 +176,8 @@ impl Step {
                         let repo = a.repo_mut(*guid);
                         repo.slots = Part::Hidden;
                         repo.files = Part::Hidden;
+                        repo.hooks = Part::Hidden;
+                        repo.revisions = Part::Hidden;
                     }
                 }
             }
@@ -164,6 +233,8 @@ impl Step {
                 repo.storage.header = Part::Absent;
                 repo.slots = Part::Absent;
                 repo.files = Part::Absent;
+                repo.hooks = Part::Absent;
+                repo.revisions = Part::Absent;
                 repo.images = Part::Absent;
                 repo.containers = Part::Absent;
             }
@@ -195,6 +266,7 @@ impl Step {
                 repo.daemon = Part::Absent;
                 repo.images = Part::Hidden;
                 repo.containers = Part::Hidden;
+                repo.running = Part::Hidden;
             }
             Step::WriteFiles { guid, project } => {
                 let seen = FilesSeen {
@@ -211,10 +283,30 @@ impl Step {
                 if let Part::Known(files) = &mut repo.files {
                     files.insert(project.name.clone(), seen);
                 }
+                if let Part::Known(hooks) = &mut repo.hooks
+                    && let Some(hook) = project.files.rediaccfile()
+                {
+                    hooks.insert(project.name.clone(), hook);
+                }
             }
             Step::EraseFiles { guid, project } => {
-                if let Part::Known(files) = &mut a.repo_mut(*guid).files {
+                let repo = a.repo_mut(*guid);
+                if let Part::Known(files) = &mut repo.files {
                     files.remove(project);
+                }
+                if let Part::Known(hooks) = &mut repo.hooks {
+                    hooks.remove(project);
+                }
+                if let Part::Known(revisions) = &mut repo.revisions {
+                    revisions.remove(project);
+                }
+                repo.given.remove(project);
+            }
+            Step::KeepRevision { guid, project } => {
+                let revisions = &mut a.repo_mut(*guid).revisions;
+                revisions.or_known(Revisions::new());
+                if let Part::Known(all) = revisions {
+                    Kept::add(all.entry(project.name.clone()).or_default(), project);
                 }
             }
             Step::FetchImages { guid, project, .. } => {
@@ -226,6 +318,8 @@ impl Step {
             }
             Step::Up { guid, project, .. } => {
                 let repo = a.repo_mut(*guid);
+                let given = project.compose.clone();
+                repo.given.insert(project.name.clone(), given);
                 repo.containers.or_known(BTreeMap::new());
                 if let Part::Known(all) = &mut repo.containers {
                     let before = all.remove(&project.name).unwrap_or_default();
@@ -276,6 +370,24 @@ impl Step {
                     all.remove(project);
                 }
             }
+            Step::Hook {
+                guid,
+                hook,
+                function,
+                ..
+            } => {
+                let run = HookRun {
+                    inputs: hook.inputs.clone(),
+                    status: 0,
+                    boot: a.boot.clone(),
+                    containers: BTreeSet::new(),
+                };
+                let repo = a.repo_mut(*guid);
+                repo.stirred.insert(hook.project.clone());
+                if let Part::Known(record) = &mut repo.record {
+                    run.note(&hook.project, *function, record);
+                }
+            }
             Step::RecordRoute { name, route } => {
                 a.routes.or_known(BTreeMap::new());
                 if let Part::Known(routes) = &mut a.routes {
@@ -294,9 +406,11 @@ impl Step {
                 }
             }
             Step::StartProxy(spec) => {
+                let asked = a.proxy.known().is_some_and(|proxy| proxy.asked);
                 a.proxy = Part::Known(Proxy {
                     spec: spec.clone(),
                     supervised: true,
+                    asked,
                 });
             }
             Step::StopProxy => a.proxy = Part::Absent,
@@ -312,4 +426,14 @@ fn fill(a: &mut Actual, volume: Volume) {
     if let Some(size) = size {
         storage.mount = Part::Known(Mount { size });
     }
+}
+
+/// What is in another image is seen once it is there.
+fn hide_contents(repo: &mut Repository) {
+    repo.storage.header = Part::Hidden;
+    repo.slots = Part::Hidden;
+    repo.files = Part::Hidden;
+    repo.hooks = Part::Hidden;
+    repo.images = Part::Hidden;
+    repo.containers = Part::Hidden;
 }

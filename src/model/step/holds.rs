@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::Step;
 use crate::model::{
-    Actual, ContainerState, Header, Health, Record, Repository, RouteTable, Slots, Stop,
+    Actual, ContainerState, Function, Header, Health, Record, Repository, RouteTable, Slots, Stop,
 };
 
 impl Step {
@@ -21,6 +21,20 @@ impl Step {
                 storage.device.get()?.is_some() && storage.device.get()? == storage.file.get()?
             }
             Step::Fork { guid, .. } => a.repo(*guid, &absent)?.storage.file.get()?.is_some(),
+            Step::Snapshot { guid, at, .. } => {
+                let all = a.repo(*guid, &absent)?.snapshots.get()?;
+                all.is_some_and(|all| all.contains_key(at))
+            }
+            Step::DropSnapshot { guid, at, .. } => {
+                let all = a.repo(*guid, &absent)?.snapshots.get()?;
+                !all.is_some_and(|all| all.contains_key(at))
+            }
+            Step::Replace { guid, keep, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                let kept = repo.snapshots.get()?;
+                repo.replaced.get()?.is_some() || kept.is_some_and(|all| all.contains_key(keep))
+            }
+            Step::KeepReplaced { guid, .. } => a.repo(*guid, &absent)?.replaced.get()?.is_none(),
             Step::Thaw(guid) => a.repo(*guid, &absent)?.storage.frozen.get()?.is_none(),
             Step::Open { guid, .. } => a.repo(*guid, &absent)?.storage.mapper.get()?.is_some(),
             Step::GrowMapper(guid) => {
@@ -101,6 +115,12 @@ impl Step {
                 .files
                 .get()?
                 .is_none_or(|files| !files.contains_key(project)),
+            Step::KeepRevision { guid, project } => a
+                .repo(*guid, &absent)?
+                .revisions
+                .get()?
+                .and_then(|all| all.get(&project.name)?.last())
+                .is_some_and(|newest| newest.hash == project.hash),
             Step::FetchImages { guid, project, .. } => {
                 let repo = a.repo(*guid, &absent)?;
                 repo.images
@@ -149,6 +169,29 @@ impl Step {
                 .containers
                 .get()?
                 .is_none_or(|containers| !containers.contains_key(project)),
+            Step::Hook {
+                guid,
+                hook,
+                function,
+                ..
+            } => {
+                let repo = a.repo(*guid, &absent)?;
+                if *function == Function::Down {
+                    let record = repo.record.get()?;
+                    return Ok(record.is_none_or(|it| !it.hooks.contains_key(&hook.project)));
+                }
+                let Some(run) = repo.hook_run(&hook.project, *function)? else {
+                    return Ok(false);
+                };
+                run.status == 0
+                    && run.inputs == hook.inputs
+                    && run.boot == a.boot
+                    && (run.containers.is_empty()
+                        || repo
+                            .running
+                            .get()?
+                            .is_some_and(|running| run.containers.is_subset(running)))
+            }
             Step::SuspendRoute(name, suspension) => a
                 .routes
                 .get()?

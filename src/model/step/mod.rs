@@ -16,8 +16,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Actual, DataLossPermit, Guid, Name, NetworkId, Object, Owner, Patch, ProjectSpec, ProxySpec,
-    RouteRecord, RouteTable, Seal, SecretRef, Size, Slots, Suspension, Volume,
+    Actual, DataLossPermit, Digest, Function, Guid, Hook, MadeBy, Name, NetworkId, Object, Owner,
+    Patch, ProjectSpec, ProxySpec, Rewind, RouteRecord, RouteTable, Seal, SecretRef, Size, Slots,
+    Suspension, Volume,
 };
 
 /// The smallest change of the machine after which observing tells truthfully
@@ -45,6 +46,45 @@ pub enum Step {
         guid: Guid,
         /// The other.
         from: Guid,
+        /// The snapshot of the other that is copied, if not what is there.
+        snapshot: Option<Timestamp>,
+    },
+    /// Makes a snapshot of an image, whose writers wait for less than a second: under
+    /// a temporary name, committed by rename.
+    Snapshot {
+        /// Of which.
+        guid: Guid,
+        /// By which time it is known.
+        at: Timestamp,
+        /// What makes it.
+        made_by: MadeBy,
+        /// The project whose update it is made for.
+        project: Option<Name>,
+    },
+    /// Destroys a snapshot.
+    DropSnapshot {
+        /// Of which repository.
+        guid: Guid,
+        /// When it was made.
+        at: Timestamp,
+        /// The leave to do so.
+        permit: DataLossPermit,
+    },
+    /// Lets a copy of a snapshot take the place of the image, which stays beside it.
+    Replace {
+        /// Whose.
+        guid: Guid,
+        /// The snapshot.
+        with: Timestamp,
+        /// The snapshot as which the image is kept next.
+        keep: Timestamp,
+    },
+    /// Keeps an image whose place another took as a snapshot.
+    KeepReplaced {
+        /// Whose.
+        guid: Guid,
+        /// By which time it is known.
+        at: Timestamp,
     },
     /// Lets the writers of a repository go on.
     Thaw(Guid),
@@ -171,6 +211,14 @@ pub enum Step {
         /// The project's name.
         project: Name,
     },
+    /// Keeps a revision that is well, with all that starting it again needs, and lets
+    /// those go that are too many.
+    KeepRevision {
+        /// The repository.
+        guid: Guid,
+        /// The project.
+        project: Arc<ProjectSpec>,
+    },
     /// Builds or pulls the images that are missing, before anything is stopped.
     FetchImages {
         /// The repository.
@@ -206,6 +254,19 @@ pub enum Step {
         network: NetworkId,
         /// The project's name.
         project: Name,
+    },
+    /// Runs a function of a project's hook, and notes how it ended.
+    Hook {
+        /// The repository.
+        guid: Guid,
+        /// Its network.
+        network: NetworkId,
+        /// The hook.
+        hook: Arc<Hook>,
+        /// The revision of the project that it belongs to, where a manifest says it.
+        revision: Option<Digest>,
+        /// Which function.
+        function: Function,
     },
     /// Notes a Route manifest.
     RecordRoute {
@@ -254,10 +315,21 @@ impl Step {
                 | Patch::DisownProject(project)
                 | Patch::Failed(project, _)
                 | Patch::Passed(project)
-                | Patch::SuspendProject(project, _),
+                | Patch::SuspendProject(project, _)
+                | Patch::Begin { project, .. }
+                | Patch::End(project),
             ) => Object::Service(*guid, project.clone()),
+            Step::Snapshot {
+                guid,
+                project: Some(project),
+                ..
+            } => Object::Service(*guid, project.clone()),
             Step::Reserve { guid, .. }
             | Step::Fork { guid, .. }
+            | Step::Snapshot { guid, .. }
+            | Step::DropSnapshot { guid, .. }
+            | Step::Replace { guid, .. }
+            | Step::KeepReplaced { guid, .. }
             | Step::Thaw(guid)
             | Step::Open { guid, .. }
             | Step::GrowMapper(guid)
@@ -276,12 +348,14 @@ impl Step {
             | Step::StartDaemon { guid, .. }
             | Step::StopDaemon { guid, .. } => Object::Repository(*guid),
             Step::WriteFiles { guid, project }
+            | Step::KeepRevision { guid, project }
             | Step::FetchImages { guid, project, .. }
             | Step::Up { guid, project, .. }
             | Step::Wait { guid, project, .. } => Object::Service(*guid, project.name.clone()),
             Step::Down { guid, project, .. } | Step::EraseFiles { guid, project } => {
                 Object::Service(*guid, project.clone())
             }
+            Step::Hook { guid, hook, .. } => Object::Service(*guid, hook.project.clone()),
             Step::RecordRoute { name, .. }
             | Step::SuspendRoute(name, _)
             | Step::ForgetRoute(name) => Object::Route(name.clone()),
@@ -306,7 +380,8 @@ impl Step {
     }
 
     /// Whether it writes what others look at to find out what is taken: done
-    /// under the machine's lock, a matter of milliseconds.
+    /// under the machine's lock, a matter of milliseconds. Who runs compose by hand
+    /// gives addresses without the repository's.
     pub fn writes_record(&self) -> bool {
         matches!(
             self,
@@ -315,6 +390,8 @@ impl Step {
                 | Step::Reserve { .. }
                 | Step::Record(..)
                 | Step::DropRecord(_)
+                | Step::MirrorSlots(..)
+                | Step::WriteSlots(..)
         )
     }
 
@@ -347,10 +424,21 @@ impl Step {
                 stone.due = Timestamp::UNIX_EPOCH;
                 stone.at = Timestamp::UNIX_EPOCH;
             }
-            Step::Record(_, Patch::Expire(at)) => *at = Timestamp::UNIX_EPOCH,
+            Step::Record(_, Patch::Expire(at) | Patch::Rewind(Rewind { keep: at, .. }))
+            | Step::Snapshot { at, .. }
+            | Step::Replace { keep: at, .. }
+            | Step::KeepReplaced { at, .. } => *at = Timestamp::UNIX_EPOCH,
+            Step::Record(_, Patch::Begin { snapshot, .. }) => *snapshot = Timestamp::UNIX_EPOCH,
             _ => {}
         }
         step
+    }
+
+    /// Whether what comes after it is done also where it fails for a reason of its
+    /// own, which it has noted itself.
+    pub fn holds_up_nothing(&self) -> bool {
+        let down = Function::Down;
+        matches!(self, Step::Hook { function, .. } if *function == down)
     }
 
     /// What to remember when the step fails for a reason that lies in its own
@@ -362,6 +450,16 @@ impl Step {
             | Step::Wait { guid, project, .. } => Some(Step::Record(
                 *guid,
                 Patch::Failed(project.name.clone(), project.hash.clone()),
+            )),
+            Step::Hook {
+                guid,
+                hook,
+                revision: Some(revision),
+                function: Function::Prep | Function::Up,
+                ..
+            } => Some(Step::Record(
+                *guid,
+                Patch::Failed(hook.project.clone(), revision.clone()),
             )),
             _ => None,
         }

@@ -84,7 +84,42 @@ impl Step {
             Step::Mount(volume) => {
                 ready_if(a.storage(*volume)?.top()?.is_some(), "it is not attached")
             }
-            Step::Fork { guid, from } => {
+            Step::Snapshot { guid, .. } => {
+                let storage = &a.repo(*guid, &absent)?.storage;
+                ready_if(storage.file.get()?.is_some(), "there is no image")?;
+                ready_if(
+                    storage.staging.get()?.is_none(),
+                    "something half-made is there",
+                )?;
+                ready_if(storage.frozen.get()?.is_none(), "it is frozen")
+            }
+            Step::DropSnapshot { guid, permit, .. } => {
+                ready_if(permit.guid() == *guid, "the permit is for another one")
+            }
+            Step::Replace { guid, with, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                let all = repo.snapshots.get()?;
+                let there = all.is_some_and(|all| all.contains_key(with));
+                ready_if(there, "there is no such snapshot")?;
+                let rewind = repo.record.get()?.and_then(|record| record.rewind);
+                ready_if(rewind.is_some(), "no record asks for it")?;
+                let storage = &repo.storage;
+                ready_if(storage.file.get()?.is_some(), "there is no image")?;
+                ready_if(
+                    storage.staging.get()?.is_none(),
+                    "something half-made is there",
+                )?;
+                is_closed(repo)
+            }
+            Step::KeepReplaced { guid, .. } => ready_if(
+                a.repo(*guid, &absent)?.storage.staging.get()?.is_none(),
+                "something half-made is there",
+            ),
+            Step::Fork {
+                guid,
+                from,
+                snapshot,
+            } => {
                 let repo = a.repo(*guid, &absent)?;
                 ready_if(repo.storage.file.get()?.is_none(), "the image is there")?;
                 ready_if(
@@ -101,6 +136,11 @@ impl Step {
                 let parent = a.repo(*from, &absent)?;
                 let live = parent.record.get()?.is_some_and(Record::is_live);
                 ready_if(live, "its parent is not there")?;
+                if let Some(at) = snapshot {
+                    let all = parent.snapshots.get()?;
+                    let there = all.is_some_and(|all| all.contains_key(at));
+                    return ready_if(there, "there is no such snapshot");
+                }
                 ready_if(
                     parent.storage.file.get()?.is_some(),
                     "its parent has no image",
@@ -202,10 +242,7 @@ impl Step {
                 let repo = a.repo(*guid, &absent)?;
                 let deleted = repo.record.get()?.is_some_and(|record| !record.is_live());
                 ready_if(deleted, "it is not marked as deleted")?;
-                ready_if(repo.daemon.get()?.is_none(), "its daemon is there")?;
-                ready_if(repo.storage.mount.get()?.is_none(), "it is mounted")?;
-                ready_if(repo.storage.mapper.get()?.is_none(), "it is open")?;
-                ready_if(repo.storage.device.get()?.is_none(), "it is attached")?;
+                is_closed(repo)?;
                 ready_if(
                     repo.trash.get()?.is_none(),
                     "an image of it is in the trash already",
@@ -232,6 +269,14 @@ impl Step {
                 ready_if(deleted, "it is not marked as deleted")?;
                 let image = repo.storage.file.get()?.is_some() || repo.trash.get()?.is_some();
                 ready_if(!image, "its image is there")?;
+                ready_if(
+                    repo.replaced.get()?.is_none(),
+                    "an image of it that was replaced is there",
+                )?;
+                ready_if(
+                    repo.snapshots.get()?.is_none_or(|all| all.is_empty()),
+                    "snapshots of it are there",
+                )?;
                 ready_if(repo.daemon.get()?.is_none(), "its daemon is there")
             }
             Step::Record(guid, patch) => {
@@ -267,6 +312,7 @@ impl Step {
             ),
             Step::WriteSlots(guid, _)
             | Step::WriteFiles { guid, .. }
+            | Step::KeepRevision { guid, .. }
             | Step::EraseFiles { guid, .. } => ready_if(
                 a.repo(*guid, &absent)?.storage.mount.get()?.is_some(),
                 "it is not mounted",
@@ -322,7 +368,7 @@ impl Step {
                     .is_some_and(|containers| containers.contains_key(&project.name));
                 ready_if(there || project.services.is_empty(), "it was not started")
             }
-            Step::Down { guid, .. } => ready_if(
+            Step::Down { guid, .. } | Step::Hook { guid, .. } => ready_if(
                 serves(a.repo(*guid, &absent)?)?,
                 "its daemon does not serve",
             ),
@@ -346,4 +392,11 @@ fn names(a: &Actual, but: Guid) -> impl Iterator<Item = &Name> {
 
 fn serves(repo: &Repository) -> Result<bool, Stop> {
     Ok(repo.daemon.get()?.is_some_and(|daemon| daemon.serving))
+}
+
+fn is_closed(repo: &Repository) -> Result<(), Stop> {
+    ready_if(repo.daemon.get()?.is_none(), "its daemon is there")?;
+    ready_if(repo.storage.mount.get()?.is_none(), "it is mounted")?;
+    ready_if(repo.storage.mapper.get()?.is_none(), "it is open")?;
+    ready_if(repo.storage.device.get()?.is_none(), "it is attached")
 }

@@ -16,12 +16,32 @@ impl Step {
         }
         match self {
             Step::Format { volume, .. } => left.storage_mut(*volume).staging = Part::Known(()),
-            Step::Fork { guid, from } => {
+            Step::Fork { guid, .. } | Step::Snapshot { guid, .. } => {
                 left.storage_mut(Volume::Image(*guid)).staging = Part::Known(());
-                let parent = left.storage_mut(Volume::Image(*from));
-                if parent.mount.known().is_some() {
+                let of = match self {
+                    Step::Fork { from, .. } => *from,
+                    _ => *guid,
+                };
+                let parent = left.storage_mut(Volume::Image(of));
+                let live = !matches!(
+                    self,
+                    Step::Fork {
+                        snapshot: Some(_),
+                        ..
+                    }
+                );
+                if live && parent.mount.known().is_some() {
                     parent.frozen = Part::Known(());
                 }
+            }
+            Step::Replace { guid, .. } => {
+                left.storage_mut(Volume::Image(*guid)).staging = Part::Known(());
+            }
+            // The snapshot is there first, then the image goes.
+            Step::KeepReplaced { guid, .. } => {
+                let is = left.repo_mut(*guid).replaced.clone();
+                self.effect(&mut left);
+                left.repo_mut(*guid).replaced = is;
             }
             Step::Open { guid, .. } => {
                 let storage = left.storage_mut(Volume::Image(*guid));
@@ -83,6 +103,13 @@ impl Step {
                         }
                     }
                     all.insert(project.name.clone(), made);
+                }
+            }
+            Step::Hook { guid, hook, .. } => {
+                let containers = left.repo_mut(*guid).containers.known_mut();
+                let own = containers.and_then(|all| all.get_mut(&hook.project));
+                for container in own.into_iter().flat_map(BTreeMap::values_mut) {
+                    container.state = ContainerState::Exited(137);
                 }
             }
             Step::Down { guid, project, .. } => {

@@ -1,11 +1,28 @@
 use std::fmt;
 
-use super::Step;
-use crate::model::{DeletionPolicy, Name, Patch, Volume};
+use uuid::Uuid;
 
-/// The line that the operator reads: what is done, and to what size or name.
+use super::Step;
+use crate::model::{DeletionPolicy, Name, Patch, Snapshot, Volume};
+
+/// The line that the operator reads, with ids as they are.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(f, &|id| id.to_string())
+    }
+}
+
+impl Step {
+    /// The line that the operator reads: what is done, and to what size or name;
+    /// `id` says how people know what has an id.
+    pub fn line(&self, id: &dyn Fn(Uuid) -> String) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.tell(&mut out, id);
+        out
+    }
+
+    fn tell(&self, f: &mut dyn fmt::Write, id: &dyn Fn(Uuid) -> String) -> fmt::Result {
         match self {
             Step::ClearStaging(_) => f.write_str("clear half-made image"),
             Step::Format {
@@ -19,7 +36,38 @@ impl fmt::Display for Step {
                 let sealed = if seal.is_some() { ", encrypted" } else { "" };
                 write!(f, "create image            {size}, ext4{sealed}")
             }
-            Step::Fork { from, .. } => write!(f, "copy image              of {from}"),
+            Step::Fork {
+                from,
+                snapshot: Some(at),
+                ..
+            } => write!(
+                f,
+                "copy image              of {}, as of {}",
+                id(from.as_uuid()),
+                Snapshot::shown(*at)
+            ),
+            Step::Fork { from, .. } => {
+                write!(f, "copy image              of {}", id(from.as_uuid()))
+            }
+            Step::Snapshot { at, .. } => {
+                write!(f, "make snapshot           {}", Snapshot::shown(*at))
+            }
+            Step::DropSnapshot { at, permit, .. } => write!(
+                f,
+                "destroy snapshot        {}: {}",
+                Snapshot::shown(*at),
+                permit.reason()
+            ),
+            Step::Replace { with, .. } => {
+                write!(
+                    f,
+                    "replace image           by that of {}",
+                    Snapshot::shown(*with)
+                )
+            }
+            Step::KeepReplaced { at, .. } => {
+                write!(f, "keep replaced image     {}", Snapshot::shown(*at))
+            }
             Step::Thaw(_) => f.write_str("thaw"),
             Step::Open { .. } => f.write_str("open"),
             Step::GrowMapper(_) => f.write_str("grow mapping"),
@@ -36,7 +84,7 @@ impl fmt::Display for Step {
             Step::Unmount(_) => f.write_str("unmount"),
             Step::Detach(_) => f.write_str("detach"),
             Step::LayOut => f.write_str("lay out folders"),
-            Step::NoteDatastore(uuid) => write!(f, "note datastore          {uuid}"),
+            Step::NoteDatastore(uuid) => write!(f, "note datastore          {}", id(*uuid)),
             Step::CloseDatastore(Some(by)) => write!(f, "leave closed            by {}", by.by),
             Step::CloseDatastore(None) => f.write_str("no longer leave closed"),
             Step::KeepReserve(size) => write!(f, "keep reserve            {size}"),
@@ -52,7 +100,8 @@ impl fmt::Display for Step {
                 Patch::Release => f.write_str("release                 unmanaged from now on"),
                 Patch::Rename(name) => write!(f, "rename                  to {name}"),
                 Patch::Fork(lineage) => {
-                    write!(f, "note parent             {}", lineage.parent)
+                    let parent = id(lineage.parent.as_uuid());
+                    write!(f, "note parent             {parent}")
                 }
                 Patch::Network(network) => write!(f, "note network            {network}"),
                 Patch::Cleaned => f.write_str("note cleared copy"),
@@ -87,6 +136,16 @@ impl fmt::Display for Step {
                 },
                 Patch::DisownProject(_) => f.write_str("disown project"),
                 Patch::Failed(_, hash) => write!(f, "note failed revision    {}", hash.short()),
+                Patch::Begin { .. } => f.write_str("begin update"),
+                Patch::End(_) => f.write_str("end update"),
+                Patch::Rewind(rewind) => {
+                    write!(
+                        f,
+                        "begin rewind            to {}",
+                        Snapshot::shown(rewind.to)
+                    )
+                }
+                Patch::Rewound => f.write_str("end rewind"),
                 Patch::Passed(_) => f.write_str("forget failed revision"),
             },
             Step::Trash(_) => f.write_str("move to trash"),
@@ -117,6 +176,7 @@ impl fmt::Display for Step {
                 let plural = if files == 1 { "" } else { "s" };
                 write!(f, "write files             {files} file{plural}")
             }
+            Step::KeepRevision { .. } => f.write_str("keep revision"),
             Step::EraseFiles { .. } => f.write_str("remove files"),
             Step::FetchImages { project, .. } => {
                 let images: Vec<String> = project.images().into_iter().collect();
@@ -134,6 +194,14 @@ impl fmt::Display for Step {
                 )
             }
             Step::Down { .. } => f.write_str("down"),
+            Step::Hook { hook, function, .. } => {
+                write!(
+                    f,
+                    "run hook                {} of {}",
+                    function.name(),
+                    hook.file
+                )
+            }
             Step::RecordRoute { route, .. } => write!(
                 f,
                 "note route              {} → {}:{}",

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::hidden;
 use crate::model::{FileSeen, Name, ProjectSpec, RelPath};
@@ -8,9 +8,9 @@ use crate::model::{FileSeen, Name, ProjectSpec, RelPath};
 /// What forces the containers of a project to be made anew.
 #[derive(Debug, Default)]
 pub(super) struct Causes {
-    /// By service, the settings of the compose file that differ.
+    /// By service, the settings that differ.
     settings: BTreeMap<String, Vec<String>>,
-    /// Services that the compose file did not define before.
+    /// Services that were not defined before.
     new: BTreeSet<String>,
     /// By service, the managed files that differ and that it uses.
     files: BTreeMap<String, Vec<String>>,
@@ -20,9 +20,20 @@ pub(super) struct Causes {
 const MOST: usize = 3;
 
 impl Causes {
-    /// From the project's files as they lay there, and as they will.
-    pub fn of(before: &BTreeMap<RelPath, FileSeen>, project: &ProjectSpec) -> Self {
+    /// From the project's files as they lay there, and as they will; and from what
+    /// compose was given last, where that is known: what the manifest puts into the
+    /// environment is seen in that alone.
+    pub fn of(
+        before: &BTreeMap<RelPath, FileSeen>,
+        given: Option<&str>,
+        project: &ProjectSpec,
+    ) -> Self {
         let mut causes = Self::default();
+        let resolved: Value = serde_json::from_str(&project.compose).unwrap_or_default();
+        let given: Option<Value> = given.and_then(|text| serde_json::from_str(text).ok());
+        if let (Some(was), Some(is)) = (given.as_ref().and_then(defined), defined(&resolved)) {
+            causes.compare(&was, &is);
+        }
         let files = project.files.files();
         let mut changed: Vec<&RelPath> = Vec::new();
         for (path, file) in files {
@@ -36,13 +47,13 @@ impl Causes {
                 old.and_then(|old| services(&old.text)),
                 services(&after.text),
             ) {
+                (Some(_), Some(_)) if given.is_some() => {}
                 (Some(old), Some(new)) => causes.compare(&old, &new),
                 _ => changed.push(path),
             }
         }
         let gone = before.keys().filter(|path| !files.contains_key(*path));
         changed.extend(gone);
-        let resolved: Value = serde_json::from_str(&project.compose).unwrap_or_default();
         let services = resolved.get("services").and_then(Value::as_object);
         for (service, config) in services.into_iter().flatten() {
             let mut used = Vec::new();
@@ -103,25 +114,48 @@ impl Causes {
         if because.is_empty() {
             because.push("its resolved configuration differs".to_owned());
         }
-        if because.len() > MOST {
-            let more = because.len() - MOST;
-            because.truncate(MOST);
-            because.push(format!("{more} more"));
-        }
         because
     }
+}
+
+/// The first of many causes, in a line: `services.web.image, site.conf, 2 more`.
+pub fn few(causes: &[String]) -> String {
+    let mut few = causes.iter().take(MOST).cloned().collect::<Vec<_>>();
+    match causes.len().saturating_sub(MOST) {
+        0 => {}
+        more => few.push(format!("{more} more")),
+    }
+    few.join(", ")
 }
 
 /// The services of a text that is a compose file.
 fn services(path: &RelPath, text: &str) -> Option<BTreeMap<String, Value>> {
     let file = hidden::compose(path, text)?;
-    let services = file.get("services")?.as_object()?;
+    Some(named(file.get("services")?.as_object()?))
+}
+
+fn named(services: &Map<String, Value>) -> BTreeMap<String, Value> {
     let services = services.iter();
-    Some(
-        services
-            .map(|(name, config)| (name.clone(), config.clone()))
-            .collect(),
-    )
+    services
+        .map(|(name, config)| (name.clone(), config.clone()))
+        .collect()
+}
+
+/// The services of a resolved file, without what stands for the contents of files:
+/// those are causes of their own.
+fn defined(resolved: &Value) -> Option<BTreeMap<String, Value>> {
+    let mut services = named(resolved.get("services")?.as_object()?);
+    let all = services.values_mut().filter_map(Value::as_object_mut);
+    for service in all {
+        if let Some(labels) = service.get_mut("labels").and_then(Value::as_object_mut) {
+            labels.retain(|label, _| !label.starts_with("renet."));
+        }
+        if let Some(build) = service.get_mut("build").and_then(Value::as_object_mut) {
+            build.remove("tags");
+            service.remove("image");
+        }
+    }
+    Some(services)
 }
 
 /// The settings that differ, by their place: the deepest mapping's key.

@@ -8,6 +8,8 @@ use crate::model::{FileSeen, RelPath, is_called_secret};
 
 /// What stands in the place of a value that nobody else is to read.
 pub(super) const HIDDEN: &str = "(value hidden)";
+/// In the place of one that is another than before.
+pub(super) const CHANGED: &str = "(changed, value hidden)";
 
 /// Compose names secrets under it, and holds none.
 const NAMES: &str = "secrets";

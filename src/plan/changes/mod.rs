@@ -6,17 +6,24 @@
 //! (`step.rs`). What has no step is never listed, and every step has a cause.
 
 mod cause;
+mod failing;
 mod hidden;
+mod risk;
 mod step;
 mod text;
+
+pub use cause::few;
+pub use failing::IfItFails;
+pub use risk::{AtRisk, LastSnapshot};
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::Plan;
-use crate::model::{Actual, Blocked, Desired, Digest, Guid, Object, Repository, Step};
+use crate::model::{Actual, Blocked, Desired, Digest, Guid, Object};
 
 /// Everything that a plan changes.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -36,6 +43,8 @@ pub struct Changes {
     pub data_at_risk: Vec<AtRisk>,
     /// Objects in sync that deserve a word: larger than declared, suspended, expired.
     pub notes: Vec<Note>,
+    /// What of the compose files does not do what it says.
+    pub warnings: Vec<Warned>,
 }
 
 /// How many objects are to be …
@@ -88,6 +97,9 @@ pub struct Change {
     /// The containers that stop, for a moment or for good.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stops: Vec<Stopped>,
+    /// What becomes of it where the change fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_it_fails: Option<IfItFails>,
     /// Why nothing may be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Why>,
@@ -156,7 +168,7 @@ pub enum FileAction {
 pub struct Stopped {
     /// The compose service.
     pub container: String,
-    /// The fields or files that force it.
+    /// The fields of the compose file, or the files, that force it.
     pub because: Vec<String>,
     /// Whether another one takes its place.
     pub replaced: bool,
@@ -198,16 +210,6 @@ pub struct Planned {
     pub because: String,
 }
 
-/// A repository whose data would go to the trash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AtRisk {
-    /// Its name.
-    pub repository: String,
-    /// The size of its image in bytes, where it was seen.
-    pub bytes: Option<u64>,
-}
-
 /// A word about an object in sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -216,6 +218,31 @@ pub struct Note {
     pub object: String,
     /// What there is to know.
     pub message: String,
+}
+
+/// A setting of a compose file that does nothing, or something else than it says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Warned {
+    /// The object, as in [`Change::object`].
+    pub object: String,
+    /// Where it stands, `file:line:column`, where that was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// What becomes of it.
+    pub message: String,
+}
+
+impl Warned {
+    /// Of everything that is wanted.
+    pub fn all(desired: &Desired) -> Vec<Self> {
+        let all = desired.warnings().map(|(object, warning)| Self {
+            object: desired.label(&object),
+            place: warning.place.clone(),
+            message: warning.message.clone(),
+        });
+        all.collect()
+    }
 }
 
 /// What one step contributes.
@@ -242,7 +269,10 @@ pub fn changes(desired: &Desired, actual: &Actual, plan: &Plan) -> Changes {
             order.push(object.clone());
             Change::of(desired, plan, &object)
         });
-        change.add(planned, part);
+        let line = planned.line(&|id| told(id, desired, actual));
+        change.add(&line, part);
+        let fails = IfItFails::of(planned, &scratch, desired);
+        change.if_it_fails = fails.or(change.if_it_fails.take());
         planned.effect(&mut scratch);
     }
     for (object, why) in plan.blocked.iter().filter(|(_, why)| !why.is_quiet()) {
@@ -266,12 +296,32 @@ pub fn changes(desired: &Desired, actual: &Actual, plan: &Plan) -> Changes {
         objects,
         data_at_risk: plan
             .discards()
-            .map(|guid| at_risk(desired, actual, guid))
+            .map(|guid| AtRisk::of(desired, actual, guid))
             .collect(),
         notes: notes(desired, plan),
+        warnings: Warned::all(desired),
     };
     changes.digest = digest(&changes, plan);
     changes
+}
+
+/// How a plan tells an id: by its name, and not at all where it was only drawn for
+/// this plan.
+fn told(id: Uuid, desired: &Desired, seen: &Actual) -> String {
+    let guid = Guid::new(id);
+    let name = desired.name(guid);
+    let store = &seen.datastore;
+    let is_there = store.identity.known() == Some(&id)
+        || store.note.known() == Some(&id)
+        || name != guid.to_string()
+        || seen
+            .repositories
+            .known()
+            .is_some_and(|all| all.contains_key(&guid));
+    match is_there {
+        true => name,
+        false => "(new)".to_owned(),
+    }
 }
 
 impl Changes {
@@ -299,6 +349,7 @@ impl Change {
             fields: Vec::new(),
             files: Vec::new(),
             stops: Vec::new(),
+            if_it_fails: None,
             blocked: None,
             steps: Vec::new(),
             more: plan.more.contains(object),
@@ -306,18 +357,14 @@ impl Change {
         }
     }
 
-    fn add(&mut self, step: &Step, part: Explained) {
+    fn add(&mut self, step: &str, part: Explained) {
         if let Some(action) = part.action {
             self.action = self.action.max(action);
         }
         let before = self.steps.last().map(|planned| planned.because.clone());
         let because = part.because.or(before);
         self.steps.push(Planned {
-            step: step
-                .to_string()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" "),
+            step: step.split_whitespace().collect::<Vec<_>>().join(" "),
             because: because.unwrap_or_else(|| self.cause().to_owned()),
         });
         for field in part.fields {
@@ -365,15 +412,6 @@ impl Summary {
             summary.blocked += usize::from(change.blocked.is_some());
         }
         summary
-    }
-}
-
-fn at_risk(desired: &Desired, actual: &Actual, guid: Guid) -> AtRisk {
-    let none = Repository::default();
-    let repo = actual.repo(guid, &none).unwrap_or(&none);
-    AtRisk {
-        repository: desired.name(guid),
-        bytes: repo.storage.file.known().map(|size| size.as_bytes()),
     }
 }
 

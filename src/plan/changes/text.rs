@@ -115,6 +115,7 @@ fn unified(path: &str, old: &str, new: &str) -> String {
         let header = hunk.header().to_string();
         let header = format!("{} {heading}", header.trim_end());
         let _ = writeln!(out, "{}", header.trim_end());
+        let mut gone: Vec<&str> = Vec::new();
         for change in hunk.iter_changes() {
             let (sign, lines, at) = match change.tag() {
                 ChangeTag::Equal => (' ', &olds, change.old_index()),
@@ -122,7 +123,16 @@ fn unified(path: &str, old: &str, new: &str) -> String {
                 ChangeTag::Insert => ('+', &news, change.new_index()),
             };
             let line = at.and_then(|at| lines.get(at));
-            let _ = writeln!(out, "{sign}{}", line.map_or("", String::as_str));
+            let line = line.map_or("", String::as_str);
+            if sign == '-' {
+                gone.push(line);
+            }
+            // All of the difference is in what is not shown.
+            let line = match sign == '+' && gone.contains(&line) {
+                true => line.replace(hidden::HIDDEN, hidden::CHANGED),
+                false => line.to_owned(),
+            };
+            let _ = writeln!(out, "{sign}{line}");
         }
     }
     out

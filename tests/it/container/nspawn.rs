@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,26 +16,69 @@ use crate::guest::{Guest, RENET, built};
 /// Loop devices are this machine's, and any of them may be the next free one.
 const LOOPS: u32 = 512;
 
+/// How often it is started, and how long each is waited for: now and then one hangs
+/// before its first word.
+const BOOTS: (u32, Duration) = (3, Duration::from_secs(20));
+
 /// A container of its own, which ends with its value.
 pub struct Container {
-    folder: TempDir,
+    // In the order in which they have to go.
+    system: System,
+    _root: Overlay,
+    _folder: TempDir,
+}
+
+/// What runs in it.
+struct System {
     nspawn: Child,
     /// Its first process.
     leader: Pid,
 }
+
+/// Its root: what was built, beneath a layer of its own.
+struct Overlay(PathBuf);
 
 impl Container {
     /// One that has booted.
     pub fn boot() -> Self {
         let built = built();
         let folder = TempDir::with_prefix_in("container-", built.parent().unwrap()).unwrap();
-        let path = |name: &str| folder.path().join(name).display().to_string();
+        let root = Overlay::mount(folder.path(), &built.join("rootfs"));
+        fs::copy(
+            env!("CARGO_BIN_EXE_renet"),
+            format!("{}{RENET}", root.0.display()),
+        )
+        .unwrap();
+        let mut said = Vec::new();
+        let system = (0..BOOTS.0).find_map(|_| {
+            let system = System::boot(&root.0, folder.path());
+            system.map_err(|error| said.push(error)).ok()
+        });
+        for error in &said {
+            eprintln!("the container does not boot: {error}");
+        }
+        let container = Self {
+            system: system.expect("no container boots"),
+            _root: root,
+            _folder: folder,
+        };
+        container.sh(&format!(
+            "for n in $(seq 0 {}); do mknod -m 660 /dev/loop$n b 7 $n; done",
+            LOOPS - 1
+        ));
+        container
+    }
+}
+
+impl Overlay {
+    fn mount(folder: &Path, beneath: &Path) -> Self {
+        let path = |name: &str| folder.join(name).display().to_string();
         for name in ["root", "upper", "work"] {
             fs::create_dir(path(name)).unwrap();
         }
         let layers = format!(
             "lowerdir={},upperdir={},workdir={}",
-            built.join("rootfs").display(),
+            beneath.display(),
             path("upper"),
             path("work")
         );
@@ -47,18 +91,22 @@ impl Container {
             Some(layers.as_str()),
         )
         .unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_renet"), path("root") + RENET).unwrap();
-        let said = File::create(path("console")).unwrap();
+        Self(folder.join("root"))
+    }
+}
+
+impl System {
+    /// Starts it and waits for its systemd.
+    fn boot(root: &Path, folder: &Path) -> Result<Self, String> {
+        let console = folder.join("console");
+        let said = File::create(&console).unwrap();
         let nspawn = Command::new("systemd-nspawn")
+            .args(["-b", "-D"])
+            .arg(root)
             .args([
-                "-b",
-                "-D",
-                &path("root"),
                 "--register=no",
                 "--keep-unit",
                 "--private-network",
-            ])
-            .args([
                 "--capability=all",
                 "--bind=/dev/loop-control",
                 "--console=pipe",
@@ -71,44 +119,61 @@ impl Container {
             .stderr(said)
             .spawn()
             .unwrap();
-        let mut container = Self {
-            folder,
+        let mut system = Self {
             nspawn,
             leader: Pid::from_raw(0),
         };
-        container.wait_for_systemd();
-        container.sh(&format!(
-            "for n in $(seq 0 {}); do mknod -m 660 /dev/loop$n b 7 $n; done",
-            LOOPS - 1
-        ));
-        container
-    }
-
-    fn wait_for_systemd(&mut self) {
-        let end = Instant::now() + Duration::from_secs(60);
-        let children = format!("/proc/{0}/task/{0}/children", self.nspawn.id());
+        let end = Instant::now() + BOOTS.1;
+        let mut last = None;
         loop {
-            let children = fs::read_to_string(&children).unwrap_or_default();
-            if let Some(leader) = children.split_whitespace().next() {
-                self.leader = Pid::from_raw(leader.parse().unwrap());
-                if self.run(&["true"]).code == 0 {
-                    return;
+            if let Some(leader) = system.child() {
+                system.leader = leader;
+                let output = system.run(&["true"]);
+                if output.code == 0 {
+                    return Ok(system);
                 }
+                last = Some(output);
             }
-            let ended = self.nspawn.try_wait().unwrap();
+            let ended = system.nspawn.try_wait().unwrap();
             if ended.is_some() || Instant::now() > end {
-                let said = fs::read_to_string(self.folder.path().join("console"));
-                panic!(
-                    "the container does not boot ({ended:?}):\n{}",
-                    said.unwrap_or_default()
-                );
+                let said = fs::read_to_string(console).unwrap_or_default();
+                return Err(format!(
+                    "{ended:?}, {last:?}, {}: {said}",
+                    system.waits_for()
+                ));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+
+    fn child(&self) -> Option<Pid> {
+        let children = format!("/proc/{0}/task/{0}/children", self.nspawn.id());
+        let children = fs::read_to_string(children).ok()?;
+        let first = children.split_whitespace().next()?;
+        first.parse().ok().map(Pid::from_raw)
+    }
+
+    /// Where in the kernel its two first processes are.
+    fn waits_for(&self) -> String {
+        let at = |process: String| {
+            let said = fs::read_to_string(format!("/proc/{process}/stack"));
+            said.unwrap_or_else(|error| error.to_string())
+        };
+        format!(
+            "nspawn at {}, its first process at {}",
+            at(self.nspawn.id().to_string()),
+            at(self.leader.to_string())
+        )
+    }
 }
 
 impl Guest for Container {
+    fn argv(&self, line: &[&str]) -> Vec<OsString> {
+        self.system.argv(line)
+    }
+}
+
+impl Guest for System {
     /// Through its systemd, so that it lies where the container's processes lie.
     fn argv(&self, line: &[&str]) -> Vec<OsString> {
         let leader = self.leader.to_string();
@@ -143,16 +208,29 @@ done"#;
 
 impl Drop for Container {
     fn drop(&mut self) {
+        drop(self.command(&["sh", "-c", LET_GO]).output());
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
         if self.leader.as_raw() > 0 {
-            let output = self.command(&["sh", "-c", LET_GO]).output();
-            drop(output);
             let _ = kill(self.leader, Signal::SIGKILL);
+        }
+        // It is gone when all that ran in it is, which the next one must not meet.
+        let end = Instant::now() + Duration::from_secs(10);
+        while matches!(self.nspawn.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
         }
         let _ = self.nspawn.kill();
         let _ = self.nspawn.wait();
-        let root = self.folder.path().join("root");
-        if let Err(error) = umount2(&root, MntFlags::MNT_DETACH) {
-            eprintln!("{}: {error}", root.display());
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("{}: {error}", self.0.display());
         }
     }
 }

@@ -86,10 +86,15 @@ impl Who {
 
     /// Lets it do its work to the end.
     fn whole(self, lab: &Lab, args: &[&str]) -> Whole {
+        self.ending(0, lab, args)
+    }
+
+    /// The same, with that exit code.
+    fn ending(self, code: i32, lab: &Lab, args: &[&str]) -> Whole {
         let began = Instant::now();
         let (mut child, steps) = self.start(lab, args);
         match self {
-            Who::Apply => assert!(child.wait().unwrap().success()),
+            Who::Apply => assert_eq!(child.wait().unwrap().code(), Some(code)),
             Who::Agent => {
                 at_rest(lab);
                 end(&mut child);
@@ -233,7 +238,7 @@ fn changes(who: Who, name: &str) {
         format!("round-{round}")
     };
     update();
-    for kill in who.whole(&lab, &["apply"]).kills(&mut dice, 3, 3) {
+    for kill in who.whole(&lab, &["apply"]).kills(&mut dice, 2, 2) {
         let answer = update();
         who.killed(&lab, &["apply"], kill);
         lab.expect(0, &["apply"]);
@@ -253,7 +258,7 @@ fn changes(who: Who, name: &str) {
         lab.expect(0, &["resume", "repository/disk"]);
     };
     grow();
-    for kill in who.whole(&lab, &["apply"]).kills(&mut dice, 3, 3) {
+    for kill in who.whole(&lab, &["apply"]).kills(&mut dice, 2, 2) {
         grow();
         who.killed(&lab, &["apply"], kill);
         lab.expect(0, &["apply"]);
@@ -275,7 +280,7 @@ fn changes(who: Who, name: &str) {
     hide();
     let whole = who.whole(&lab, &args);
     show();
-    for kill in whole.kills(&mut dice, 2, 2) {
+    for kill in whole.kills(&mut dice, 1, 2) {
         hide();
         who.killed(&lab, &args, kill);
         lab.expect(0, &args);
@@ -296,4 +301,54 @@ fn an_update_a_growth_and_a_removal_killed_anywhere_lose_nothing() {
 #[test]
 fn l27_an_agent_killed_anywhere_in_an_update_a_growth_and_a_removal_loses_nothing() {
     changes(Who::Agent, "acrash");
+}
+
+#[test]
+fn a_failed_update_killed_anywhere_gives_its_data_back() {
+    let Some(lab) = Lab::new("undo") else { return };
+    let mut dice = Dice::new();
+    let take_back = "  update: { onFailure: RollbackWithData }\n  compose:\n";
+    let manifest = lab.desired().join("hello.yaml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("  compose:\n", take_back)).unwrap();
+    let compose = lab.desired().join("web/docker-compose.yml");
+    let good = fs::read_to_string(&compose).unwrap().replace(
+        "    build: .\n",
+        "    build: .\n    volumes: [\"./data:/data\"]\n",
+    );
+    let command = good.lines().find(|line| line.contains("command:")).unwrap();
+    fs::write(&compose, &good).unwrap();
+    lab.expect(0, &["apply"]);
+    let guid = lab.guid("hello");
+    let data = lab.inside(&guid, "web/data/count");
+    // Each round another, as a failed one is not tried twice.
+    let mut round = 0;
+    let mut next = || {
+        round += 1;
+        fs::write(&data, round.to_string()).unwrap();
+        let fails = format!("    command: [sh, -c, \"echo {round} failed >/data/count; exit 7\"]");
+        fs::write(&compose, good.replace(command, &fails)).unwrap();
+        round.to_string()
+    };
+    next();
+    let whole = Who::Apply.ending(3, &lab, &["apply"]);
+    let mut snapshots = 1;
+    for kill in whole.kills(&mut dice, 2, 1) {
+        let count = next();
+        eprintln!("{kill:?}");
+        Who::Apply.killed(&lab, &["apply"], kill);
+        lab.expect(3, &["apply"]);
+        assert_eq!(fs::read_to_string(&data).unwrap(), count, "{kill:?}");
+        assert_eq!(body(), "Hello from renet.\n", "{kill:?}");
+        lab.nothing_leaked(1);
+        // What each of them had written is kept.
+        let all = lab.expect(0, &["repository", "snapshot", "list", "hello"]);
+        snapshots += 1;
+        assert_eq!(
+            all.matches("a rewind").count(),
+            snapshots,
+            "{kill:?}: {all}"
+        );
+    }
+    lab.uninstall();
 }

@@ -13,14 +13,14 @@ use super::lab::{Lab, answer, page};
 
 /// Writes a growing number into a file, and makes it last, until told to end. Gives
 /// the last number, and the longest time between two.
-struct Counter {
+pub struct Counter {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<(u64, Duration)>,
     last: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Counter {
-    fn start(path: &std::path::Path) -> Self {
+    pub fn start(path: &std::path::Path) -> Self {
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -52,7 +52,7 @@ impl Counter {
         self.last.load(Ordering::SeqCst)
     }
 
-    fn end(self) -> (u64, Duration) {
+    pub fn end(self) -> (u64, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
@@ -292,5 +292,95 @@ fn l39_a_killed_copy_leaves_no_writer_waiting() {
     lab.expect(0, &["apply"]);
     assert!(!marker.exists());
     File::create(&path).unwrap().sync_all().unwrap();
+    lab.uninstall();
+}
+
+#[test]
+fn a_snapshot_of_a_running_repository_opens_as_a_copy_of_what_was_there() {
+    let Some(lab) = Lab::shop("snapshot") else {
+        return;
+    };
+    lab.repository("wiki", "  snapshots: { every: 1h, keep: 2 }\n");
+    lab.expect(0, &["apply"]);
+    lab.says(0, &["apply"], "In sync");
+    let shop = lab.guid("shop");
+    let data = lab.put(&shop, "web/data/orders", 7);
+    let counter = Counter::start(&lab.inside(&shop, "web/data/counter"));
+    thread::sleep(Duration::from_millis(200));
+    let before = lab.running();
+    lab.expect(0, &["repository", "snapshot", "create", "shop"]);
+    let (_, gap) = counter.end();
+    assert!(gap < Duration::from_secs(1), "the writer waited {gap:?}");
+    assert_eq!(lab.running(), before);
+    lab.put(&shop, "web/data/orders", 8);
+    assert!(lab.temporary().is_empty(), "{:?}", lab.temporary());
+
+    let times = |name: &str| -> Vec<(String, bool)> {
+        let text = lab.expect(0, &["repository", "snapshot", "list", name, "-o", "json"]);
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+        let row = |row: &serde_json::Value| {
+            let time = row["time"].as_str().unwrap().to_owned();
+            (time, row["madeBy"] == "rule")
+        };
+        rows.iter().map(row).collect()
+    };
+    let [(at, false)] = &times("shop")[..] else {
+        panic!("{:?}", times("shop"));
+    };
+    assert!(matches!(times("wiki")[..], [(_, true)]));
+    // Nobody writes to it, not even root.
+    let folder = lab.datastore().join(format!(".backup-{at}-{shop}"));
+    let written = fs::write(folder.join(&shop), "x");
+    assert!(written.is_err());
+    lab.expect(
+        0,
+        &[
+            "repository",
+            "fork",
+            "--source",
+            "shop",
+            "--snapshot",
+            at,
+            "--target",
+            "then",
+        ],
+    );
+    lab.expect(0, &["repository", "mount", "then"]);
+    let then = lab.guid("then");
+    assert!(fs::read(lab.inside(&then, "web/data/orders")).unwrap() == data);
+    let status = lab.expect(0, &["repository", "status", "shop"]);
+    assert!(
+        status.contains(&format!("1, the last one {at}")),
+        "{status}"
+    );
+
+    // One that somebody made half, and a power cut brought back.
+    let half = lab.datastore().join(format!(".new-backup-{shop}"));
+    let made = Command::new("btrfs")
+        .args(["-q", "subvolume", "create"])
+        .arg(&half)
+        .status();
+    assert!(made.unwrap().success());
+    lab.says(1, &["diff"], "half-made");
+    lab.expect(0, &["apply"]);
+    assert!(!half.exists());
+    lab.expect(0, &["repository", "snapshot", "delete", "shop", "--at", at]);
+    assert!(times("shop").is_empty());
+    lab.says(
+        3,
+        &[
+            "repository",
+            "fork",
+            "--source",
+            "shop",
+            "--snapshot",
+            at,
+            "--target",
+            "never",
+        ],
+        "no snapshot",
+    );
+    assert!(fs::read(lab.inside(&then, "web/data/orders")).unwrap() == data);
+    lab.expect(0, &["repository", "delete", "then", "--now"]);
     lab.uninstall();
 }

@@ -386,6 +386,7 @@ impl Lab {
                 let compose = name.starts_with("c-") && path.is_dir();
                 if name.starts_with(".tmp-")
                     || name.starts_with(".new-")
+                    || name.starts_with(".replaced-")
                     || name.ends_with(".new")
                     || compose
                 {
@@ -531,7 +532,8 @@ pub fn answer(host: &str, wanted: &str) -> (String, String) {
     }
 }
 
-fn ask(host: &str) -> std::io::Result<String> {
+/// What a host answers now.
+pub fn ask(host: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", PORT))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(

@@ -80,7 +80,7 @@ fn l25_a_timeout_names_what_was_waited_for_and_the_last_words() {
         "of at most 2s for it to be healthy",
         "running, starting",
         "exit 4: not yet",
-        "its last lines:\n  up and listening",
+        "its last lines:\n             up and listening",
     ] {
         assert!(said.contains(word), "`{word}` is not in:\n{said}");
     }

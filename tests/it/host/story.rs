@@ -19,7 +19,11 @@ fn what_programs_read(lab: &Lab) {
     assert_eq!(shown["inSync"], false);
     assert_eq!(shown["objects"][0]["object"], "service/hello/web");
     assert_eq!(shown["objects"][0]["action"], "change");
-    assert_eq!(shown["objects"][0]["stops"][0]["container"], "web");
+    let stops = &shown["objects"][0]["stops"][0];
+    assert_eq!(stops["container"], "web");
+    let because = serde_json::json!(["services.web.stop_grace_period"]);
+    assert_eq!(stops["because"], because);
+    assert!(stops["lastStart"].is_u64(), "{stops}");
     assert_eq!(shown["dataAtRisk"], serde_json::json!([]));
     // A plan that was saved before something else happened is refused.
     let plan = lab.root.join("plan.json").display().to_string();
@@ -105,7 +109,25 @@ fn a_folder_of_manifests_becomes_a_live_route_and_every_drift_is_mended() {
             .success()
     );
     lab.mended("not mounted → mounted");
-    fs::remove_file(lab.root.join("opt/rediacc/proxy/traefik/dynamic/renet.yml")).unwrap();
+    // The router writes its file again by itself; without one, an apply does.
+    let routes = lab.root.join("opt/rediacc/proxy/traefik/dynamic/renet.yml");
+    let published = fs::read(&routes).unwrap();
+    fs::remove_file(&routes).unwrap();
+    let removed = Instant::now();
+    while fs::read(&routes).ok().as_ref() != Some(&published) {
+        assert!(
+            removed.elapsed() < Duration::from_secs(5),
+            "the routes are not back"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let router = |file: &str| -> i32 {
+        let path = lab.root.join("run/rediacc/router").join(file);
+        fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    };
+    kill(router("supervisor.pid"));
+    kill(router("child.pid"));
+    fs::remove_file(&routes).unwrap();
     lab.mended("+ route hello");
 
     // A killed daemon is back by itself; its container never stopped.
@@ -151,12 +173,33 @@ fn a_service_that_cannot_get_well_is_named_with_its_last_words_and_tried_once() 
         r#"["sh", "-c", "echo no luck today; exit 7"]"#,
     );
     assert_ne!(sick, text);
-    fs::write(&compose, sick).unwrap();
-    let said = lab.expect(3, &["apply"]);
+    fs::write(&compose, format!("{sick}    ports: [\"80:80\"]\n")).unwrap();
+    // Programs are told what failed and why, and what does nothing.
+    let done = lab.renet(&["apply", "-o", "json"]);
+    let done: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(
+        (&done["inSync"], &done["exitCode"]),
+        (&false.into(), &3.into())
+    );
+    let steps = done["steps"].as_array().unwrap().iter();
+    let failed: Vec<_> = steps.filter(|step| step["outcome"] == "failed").collect();
+    assert_eq!(failed.len(), 1, "{done}");
+    assert_eq!(failed[0]["object"], "service/hello/web");
+    let said = failed[0]["error"]["message"].as_str().unwrap();
     assert!(
         said.contains("no luck today") && said.contains("exited (7)"),
         "{said}"
     );
+    assert_eq!(done["blocked"][0]["object"], "service/hello/web");
+    assert_eq!(done["blocked"][0]["reason"], "StepFailed");
+    let place = done["warnings"][0]["place"].as_str().unwrap();
+    assert!(place.starts_with("web/docker-compose.yml:"), "{done}");
+    let rows = lab.renet(&["get", "service/hello/web", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&rows.stdout).unwrap();
+    assert_eq!(rows["objects"][0]["sync"], "Blocked");
+    assert_eq!(rows["objects"][0]["reason"], "RevisionFailed");
+    let warned = rows["objects"][0]["warnings"][0].as_str().unwrap();
+    assert!(warned.starts_with(place), "{rows}");
     // L24: not tried again until it changes.
     let again = lab.expect(3, &["apply"]);
     assert!(

@@ -5,19 +5,19 @@ use std::time::Duration;
 use super::vm::Machine;
 use crate::desired;
 use crate::dice::Dice;
-use crate::guest::{Guest as _, story};
+use crate::guest::{DESIRED, Guest as _, story};
 
 /// No output, argument, environment or log may hold this.
 const PASSPHRASE: &str = "canary-hunter2";
 const KEY: &str = "/etc/rediacc/keys/shop";
 
-fn key(machine: &Machine) {
+pub fn key(machine: &Machine) {
     machine.put(KEY, format!("{PASSPHRASE}\n").as_bytes());
     machine.sh(&format!("chmod 700 /etc/rediacc/keys; chmod 600 {KEY}"));
 }
 
 /// An encrypted repository; stretching its passphrase quickly, for time's sake.
-fn sealed(name: &str, size: &str, more: &str) -> desired::File {
+pub fn sealed(name: &str, size: &str, more: &str) -> desired::File {
     let text = format!(
         "apiVersion: renet/v1\nkind: Repository\nmetadata: {{ name: {name} }}\nspec:\n  size: {size}\n  \
          encryption: {{ passphraseFrom: {{ file: {KEY} }}, pbkdf: pbkdf2 }}\n{more}"
@@ -81,7 +81,8 @@ fn mount_of(machine: &Machine, name: &str) -> String {
 fn nothing_is_left_of(machine: &Machine, guid: &str, network: u64) {
     let left = machine.sh(&format!(
         "{{ ls /dev/mapper; losetup -n -O BACK-FILE; cat /proc/mounts; ls /run/rediacc
-        find /mnt/rediacc /run/rediacc /var/lib/rediacc /etc/systemd -xdev; }} | grep -e {guid} -e docker-{network} | grep -v /run/rediacc/locks/ || true"
+        systemctl list-units --all --plain --no-legend
+        find /mnt/rediacc /run/rediacc /var/lib/rediacc /etc/systemd /run/systemd -xdev; }} | grep -e {guid} -e docker-{network} | grep -v /run/rediacc/locks/ || true"
     ));
     assert_eq!(left, "", "{guid} has left something");
 }
@@ -175,11 +176,25 @@ fn l33_l36_l62_an_encrypted_repository_runs_grows_is_copied_and_goes() {
 
     // After a boot its key opens it: the passphrase is not needed, nor there.
     let sum = machine.sh(&format!("sha256sum <{shop}/counter"));
+    machine.expect(0, &["install", "--timer"]);
     machine.sh(&format!("rm {KEY}; sync"));
     machine.reboot();
-    machine.expect(0, &["apply"]);
-    story::says(&machine, "Hello");
+    const BOOT: Duration = Duration::from_secs(90);
+    machine.until("systemctl is-active rediacc-autostart.service", BOOT);
     assert_eq!(machine.sh(&format!("sha256sum <{shop}/counter")), sum);
+    machine.expect(0, &["reconcile"]);
+    story::says(&machine, "Hello");
+
+    let row = machine.listed("shop");
+    let (guid, network) = (row["guid"].as_str(), row["network_id"].as_u64());
+    machine.expect(0, &["uninstall"]);
+    machine.expect(0, &["repository", "delete", "shop", "--now"]);
+    // Remembered for as long as a manifest declares it.
+    machine.sh(&format!(
+        "find {DESIRED} -mindepth 1 ! -name machine.yaml -delete"
+    ));
+    machine.expect(0, &["apply"]);
+    nothing_is_left_of(&machine, guid.unwrap(), network.unwrap());
     nothing_leaked(&machine);
 }
 

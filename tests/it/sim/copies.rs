@@ -1,7 +1,9 @@
 //! Encrypted repositories and copies of repositories.
 
+use jiff::Timestamp;
 use renet::model::{
-    Act, Blocked, DeletionPolicy, Guid, Header, Lineage, NetworkId, Object, Part, Size, Step,
+    Act, Blocked, DataLossPermit, DeletionPolicy, Guid, Header, Lineage, NetworkId, Object, Part,
+    Size, Snapshot, Step,
 };
 
 use super::world::*;
@@ -30,7 +32,11 @@ fn copy(lab: &Lab, parent: Guid, autostart: bool) -> Guid {
     let act = Act::Fork {
         name: called,
         network: NetworkId::try_from(4096).unwrap(),
-        lineage: Lineage { parent, tag: None },
+        lineage: Lineage {
+            parent,
+            tag: None,
+            snapshot: None,
+        },
         expires: None,
         autostart,
     };
@@ -63,6 +69,16 @@ fn a_new_one_is_not_made_before_its_passphrase_is_there() {
     assert!(lab.contents().is_empty());
     let mut blocked = report.last.plan.blocked.values();
     assert!(blocked.any(|why| matches!(why, Blocked::PassphraseRequired { .. })));
+}
+
+#[test]
+fn a_key_that_a_kill_left_without_its_slot_goes_to_no_copy() {
+    let lab = Lab::at_rest(&sealed());
+    let parent = lab.guid("r0");
+    lab.host.world().actual.repo_mut(parent).key = Part::Known(());
+    let copied = lab.repo_of(copy(&lab, parent, true));
+    let slot = copied.storage.header.known().is_some_and(Header::has_key);
+    assert_eq!(copied.key.known().is_some(), slot);
 }
 
 #[test]
@@ -281,4 +297,82 @@ fn a_preview_goes_at_its_time() {
     assert!(report.in_sync());
     assert!(lab.content(guid).is_none());
     assert_eq!(lab.published().len(), 1);
+}
+
+fn snapshots(lab: &Lab, guid: Guid) -> Vec<Timestamp> {
+    let repo = lab.repo_of(guid);
+    let all = repo.snapshots.known().cloned().unwrap_or_default();
+    all.into_keys().collect()
+}
+
+#[test]
+fn snapshots_are_made_when_they_are_due_and_no_more_are_kept_than_is_said() {
+    let wanted = folder(1).with(0, Repo::with(&[0]).with_snapshots(2, 2));
+    let lab = Lab::at_rest(&wanted);
+    let guid = lab.guid("r0");
+    let first = snapshots(&lab, guid);
+    assert_eq!(first.len(), 1);
+    // One that a command made is nobody else's.
+    lab.later(1);
+    let mine = Snapshot::moment(lab.now());
+    assert!(lab.act(guid, Act::Snapshot(mine)).unwrap().in_sync());
+    assert!(lab.run(&wanted).unwrap().performed.is_empty());
+    for _ in 0..3 {
+        lab.later(2);
+        assert!(lab.run(&wanted).unwrap().in_sync());
+        assert!(lab.run(&wanted).unwrap().performed.is_empty());
+    }
+    let kept = snapshots(&lab, guid);
+    assert_eq!(kept.len(), 3);
+    assert!(kept.contains(&mine) && !kept.contains(&first[0]));
+}
+
+#[test]
+fn a_copy_of_a_snapshot_holds_what_was_there_then() {
+    let lab = Lab::at_rest(&folder(1));
+    let guid = lab.guid("r0");
+    let at = Snapshot::moment(lab.now());
+    assert!(lab.act(guid, Act::Snapshot(at)).unwrap().in_sync());
+    let files = lab.repo_of(guid).files.clone();
+    let mut wanted = folder(1);
+    *wanted.repo(0).projects.get_mut(&0).unwrap() = 1;
+    wanted.repo(0).size = 128;
+    assert!(lab.run(&wanted).unwrap().in_sync());
+    let called = name("then");
+    let copy = lab.ids.guid(&called);
+    let act = Act::Fork {
+        name: called,
+        network: NetworkId::try_from(4096).unwrap(),
+        lineage: Lineage {
+            parent: guid,
+            tag: None,
+            snapshot: Some(at),
+        },
+        expires: None,
+        autostart: false,
+    };
+    assert!(lab.act(copy, act).unwrap().in_sync());
+    let repo = lab.repo_of(copy);
+    assert_eq!(repo.storage.file, Part::Known(Size::mib(64)));
+    assert_eq!(repo.files, files);
+    assert_ne!(lab.repo_of(guid).files, files);
+}
+
+#[test]
+fn what_is_destroyed_takes_its_snapshots_along_and_the_trash_keeps_them() {
+    let wanted = folder(1).with(0, Repo::with(&[0]).with_snapshots(1, 2));
+    let lab = Lab::at_rest(&wanted);
+    let guid = lab.guid("r0");
+    let stone = lab.stone(guid);
+    let delete = |permit| Act::Delete {
+        stone: stone.clone(),
+        permit,
+    };
+    assert!(lab.act(guid, delete(None)).unwrap().in_sync());
+    assert_eq!(snapshots(&lab, guid).len(), 1);
+    let record = lab.record(guid).unwrap();
+    let permit = DataLossPermit::named(guid, &record.name, record.name.as_str());
+    assert!(lab.act(guid, delete(permit)).unwrap().in_sync());
+    let left = lab.repo_of(guid).snapshots.clone();
+    assert_eq!(left, Part::Absent);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use renet::execute::{LocalLocks, Options, Report, Silent, run};
 use renet::host::sim::kind;
-use renet::model::{Act, Blocked, Object, RunState, Step};
+use renet::model::{Act, Blocked, Object, OnFailure, RunState, Step};
 
 use super::world::*;
 
@@ -92,14 +92,25 @@ fn what_never_gets_well_holds_up_what_depends_on_it_and_nothing_else() {
 
 #[test]
 fn what_runs_is_left_alone_when_what_it_depends_on_fails() {
-    let mut wanted = chain(&[0, 1]);
-    let lab = Lab::at_rest(&wanted);
-    lab.host.world().broken.insert("i:7".to_owned());
-    wanted.repo(0).projects.insert(1, 7);
-    let report = lab.run(&wanted).unwrap();
-    assert_eq!(steps(&report, &["Up"]), ["Up p1"]);
-    assert_eq!(reason(&report, &service(&lab, 0)), "");
-    assert_eq!(reason(&report, &service(&lab, 1)), "StepFailed");
+    // What was there before comes back, or the failed one stays.
+    let policies = [
+        (OnFailure::Rollback, &["Up p1", "Up p1"][..]),
+        (OnFailure::Stop, &["Up p1"]),
+    ];
+    for (on_failure, ups) in policies {
+        let mut wanted = chain(&[0, 1]);
+        wanted.repo(0).on_failure = on_failure;
+        let lab = Lab::at_rest(&wanted);
+        lab.host.world().broken.insert("i:7".to_owned());
+        wanted.repo(0).projects.insert(1, 7);
+        let report = lab.run(&wanted).unwrap();
+        assert_eq!(steps(&report, &["Up"]), ups);
+        assert_eq!(reason(&report, &service(&lab, 0)), "");
+        assert_eq!(reason(&report, &service(&lab, 1)), "StepFailed");
+        let report = lab.run(&wanted).unwrap();
+        assert!(report.performed.is_empty(), "{:?}", done(&report));
+        assert_eq!(reason(&report, &service(&lab, 0)), "");
+    }
 }
 
 #[test]

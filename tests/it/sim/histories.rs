@@ -7,9 +7,9 @@ use renet::execute::{Options, Report, Wave};
 use renet::host::sim::{Fault, KINDS, Unreadable};
 use renet::manifest::MovedFrom;
 use renet::model::{
-    Act, Actual, Blocked, ContainerState, Daemon, DataLossPermit, DeletionPolicy, Guid, Lineage,
-    Name, NetworkId, Object, Part, Pbkdf, Record, Repository, RunState, Seal, Size, StoreAct,
-    Suspension,
+    Act, Actual, Blocked, ContainerState, Daemon, DataLossPermit, DeletionPolicy, Digest, Guid,
+    Lineage, Name, NetworkId, Object, OnFailure, Part, Pbkdf, Record, Repository, Rewind, RunState,
+    Seal, Size, Snapshot, StoreAct, Suspension,
 };
 use renet::resolve::{Source, free_network};
 
@@ -65,11 +65,22 @@ enum Told {
     /// On another network.
     Up(bool),
     Down(bool),
+    /// Its machine stops.
+    Close,
+    /// For good, or to be started again.
+    StopDaemon(bool),
     Delete(bool),
     Restore,
     Adopt(u8),
     Create(u8, bool),
     Fork(u8, bool),
+    /// A copy of its last snapshot.
+    ForkSnapshot(u8),
+    Snapshot,
+    DropSnapshot,
+    Rollback(u8),
+    /// To its last snapshot; with a project's revision left aside.
+    Rewind(Option<u8>),
     Expand(u64),
     Autostart(bool),
     Mount,
@@ -210,6 +221,8 @@ impl Story {
             Op::Break(revision) => {
                 let mut world = self.lab.host.world();
                 world.broken.insert(format!("i:{revision}"));
+                let hook = hook_text(ALL, *revision);
+                world.broken.insert(Digest::of(hook.as_bytes()).to_string());
             }
             Op::Drift(which, drift) => apply_drift(&self.lab, *which, *drift),
         }
@@ -275,7 +288,36 @@ impl Story {
                 lab.act(guid, act);
                 return;
             }
-            Told::Fork(id, autostart) => {
+            Told::Rollback(id) => Act::Rollback(name(&format!("p{id}"))),
+            Told::Rewind(id) => {
+                let repo = lab.host.world().actual.repository(guid).unwrap_or_default();
+                let last = repo.snapshots.known().and_then(|all| all.last_key_value());
+                let Some((to, _)) = last else {
+                    return;
+                };
+                let keep = (*to).max(Snapshot::moment(lab.now())) + SignedDuration::from_secs(1);
+                Act::Rewind {
+                    project: id.map(|id| name(&format!("p{id}"))),
+                    rewind: Rewind { to: *to, keep },
+                    up: repo.daemon.known().is_some(),
+                }
+            }
+            Told::Snapshot => Act::Snapshot(Snapshot::moment(lab.now())),
+            Told::DropSnapshot => {
+                let repo = lab.host.world().actual.repository(guid).unwrap_or_default();
+                let last = repo.snapshots.known().and_then(|all| all.last_key_value());
+                let (Some((at, _)), Part::Known(record)) = (last, &repo.record) else {
+                    return;
+                };
+                let permit = DataLossPermit::named(guid, &record.name, record.name.as_str());
+                Act::DropSnapshot(*at, permit.unwrap())
+            }
+            Told::Fork(id, _) | Told::ForkSnapshot(id) => {
+                let autostart = matches!(told, Told::Fork(_, true));
+                let repo = lab.host.world().actual.repository(guid).unwrap_or_default();
+                let last = repo.snapshots.known().and_then(|all| all.last_key_value());
+                let last = last.map(|(at, _)| *at);
+                let snapshot = last.filter(|_| matches!(told, Told::ForkSnapshot(_)));
                 let seen = lab.look(&lab.source(&Folder::default())).actual;
                 let name = name(&format!("r{id}"));
                 let live = seen
@@ -290,6 +332,7 @@ impl Story {
                     lineage: Lineage {
                         parent: guid,
                         tag: None,
+                        snapshot,
                     },
                     expires: autostart.then(|| lab.now() + SignedDuration::from_hours(20)),
                     autostart,
@@ -299,6 +342,8 @@ impl Story {
                 return;
             }
             Told::Down(close) => Act::Down { suspension, close },
+            Told::Close => Act::Close,
+            Told::StopDaemon(suspend) => Act::StopDaemon(suspend.then_some(suspension)),
             Told::Delete(now) => {
                 let called = lab.host.world().actual.repository(guid);
                 let called = called.ok().and_then(|repo| repo.record.known().cloned());
@@ -454,8 +499,21 @@ fn repo() -> impl Strategy<Value = Repo> {
     let autostart = prop_oneof![4 => Just(None), 1 => any::<bool>().prop_map(Some)];
     let ttl = prop_oneof![2 => Just(None), 1 => (1..60_i64).prop_map(Some)];
     let fork = prop::option::weighted(0.2, (0..3_u8, ttl));
+    let snapshots = prop::option::weighted(0.3, (1..24_i64, 1..3_usize));
     let sealed = prop::bool::weighted(0.4);
-    let protected = (prop::bool::weighted(0.1), sealed, autostart, fork);
+    let hook = prop::option::weighted(0.3, Just(ALL));
+    let on_failure = prop_oneof![
+        3 => Just(OnFailure::Rollback),
+        1 => Just(OnFailure::Stop),
+        2 => Just(OnFailure::RollbackWithData),
+    ];
+    let protected = (
+        prop::bool::weighted(0.1),
+        sealed,
+        autostart,
+        (fork, snapshots),
+        (hook, on_failure),
+    );
     let parts = (
         64..200_u64,
         state,
@@ -472,7 +530,7 @@ fn repo() -> impl Strategy<Value = Repo> {
             (projects, depends),
             route,
             policy,
-            (protected, sealed, autostart, fork),
+            (protected, sealed, autostart, (fork, snapshots), (hook, on_failure)),
             moved_from,
         )| Repo {
             size,
@@ -480,12 +538,15 @@ fn repo() -> impl Strategy<Value = Repo> {
             projects,
             depends: depends.into_iter().collect(),
             route,
+            hook,
             policy,
             protected,
             moved_from,
             guid: None,
             sealed,
             autostart,
+            snapshots,
+            on_failure,
             fork,
         },
     )
@@ -536,10 +597,17 @@ fn told() -> impl Strategy<Value = Told> {
         2 => prop::bool::weighted(0.4).prop_map(Told::Up),
         1 => Just(Told::Mount),
         1 => (64..300_u64).prop_map(Told::Expand),
+        2 => Just(Told::Snapshot),
+        1 => Just(Told::DropSnapshot),
+        2 => (0..2_u8).prop_map(Told::Rollback),
+        2 => prop::option::weighted(0.3, 0..2_u8).prop_map(Told::Rewind),
+        1 => (3..5_u8).prop_map(Told::ForkSnapshot),
         2 => any::<bool>().prop_map(Told::Autostart),
         1 => (3..5_u8, any::<bool>()).prop_map(|(id, sealed)| Told::Create(id, sealed)),
         2 => (3..5_u8, any::<bool>()).prop_map(|(id, autostart)| Told::Fork(id, autostart)),
         2 => any::<bool>().prop_map(Told::Down),
+        1 => Just(Told::Close),
+        1 => any::<bool>().prop_map(Told::StopDaemon),
         3 => prop::bool::weighted(0.2).prop_map(Told::Delete),
         3 => Just(Told::Restore),
         1 => (0..4_u8).prop_map(Told::Adopt),
@@ -609,7 +677,7 @@ fn is_public(object: &Object, why: &Blocked) -> bool {
         Blocked::NotReady(_) | Blocked::Unknown(_) | Blocked::NotShown => false,
         Blocked::DependencyBlocked { .. } => !matches!(object, Object::Datastore | Object::Machine),
         // A failed step was a revision that cannot get well.
-        Blocked::StepFailed { step, .. } => step == "wait until well",
+        Blocked::StepFailed { step, .. } => step == "wait until well" || step == "run hook",
         _ => true,
     }
 }
@@ -753,8 +821,30 @@ fn an_update_with_faults_and_then_anything_converges() {
             ("Unmount", 100),
             ("Failed", 400),
             ("Passed", 100),
+            ("Begin", 500),
+            ("End", 500),
+            ("KeepRevision", 1000),
+            ("Replace", 20),
+            ("KeepReplaced", 20),
         ],
     );
+}
+
+#[test]
+fn a_rewind_with_faults_and_then_anything_converges() {
+    let rewind = prop::option::weighted(0.3, 0..2_u8).prop_map(Told::Rewind);
+    let rest = prop::collection::vec(op(), 0..4);
+    let strategy = (world(), world(), (any::<u8>(), rewind), faults(), rest).prop_map(
+        |(first, second, (which, rewind), faults, rest)| {
+            let snapshot = Op::Act(which, Told::Snapshot, Vec::new());
+            let mut ops = vec![Op::Run(Vec::new()), snapshot, Op::Edit(second)];
+            ops.extend([Op::Run(Vec::new()), Op::Act(which, rewind, faults)]);
+            ops.extend(rest);
+            (first, ops)
+        },
+    );
+    let floors = [("Replace", 1000), ("KeepReplaced", 1000), ("Rewound", 1000)];
+    check_histories(strategy, 5_000, &floors);
 }
 
 #[test]

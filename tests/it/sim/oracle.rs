@@ -120,6 +120,7 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         })),
         passphrase: sealed.then(passphrase),
         autostart: None,
+        snapshots: None,
         state,
         policy: DeletionPolicy::Retain,
         protected: false,
@@ -129,6 +130,7 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         projects: BTreeMap::new(),
     };
     Desired {
+        labelled: false,
         owner: owner(),
         machine: None,
         datastore: None,

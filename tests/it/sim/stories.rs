@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use renet::execute::Options;
 use renet::host::sim::Unreadable;
 use renet::model::{
-    Blocked, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
+    Act, Blocked, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
 };
 
 use super::world::*;
@@ -176,7 +176,7 @@ fn a_revision_that_cannot_get_well_is_tried_once() {
             .plan
             .blocked
             .values()
-            .any(|why| *why == Blocked::RevisionFailed)
+            .any(|why| *why == Blocked::RevisionFailed { runs: None })
     );
 }
 
@@ -279,6 +279,24 @@ fn a_datastore_that_was_told_to_stay_closed_stays_so() {
     assert!(lab.run(&folder(1)).unwrap().performed.is_empty());
     assert!(lab.store(StoreAct::Mount).unwrap().in_sync());
     assert!(lab.run(&folder(1)).unwrap().in_sync());
+    assert_eq!(lab.published().len(), 1);
+}
+
+#[test]
+fn what_its_machine_closes_when_it_stops_is_opened_by_the_next_apply() {
+    let lab = Lab::at_rest(&folder(1));
+    let guid = lab.guid("r0");
+    let seen = || lab.host.world().actual.repository(guid).unwrap();
+    let before = seen().record.clone();
+    assert!(lab.act(guid, Act::Close).unwrap().in_sync());
+    assert!(lab.store(StoreAct::Close).unwrap().in_sync());
+    let world = lab.host.world().actual.clone();
+    assert!(world.datastore.storage.device.is_absent());
+    assert_eq!(world.datastore.closed, Part::Absent);
+    lab.host.world().reboot();
+    assert!(lab.run(&folder(1)).unwrap().in_sync());
+    assert_eq!(seen().record, before);
+    assert!(seen().daemon.known().is_some());
     assert_eq!(lab.published().len(), 1);
 }
 

@@ -12,8 +12,8 @@ use renet::manifest::{
 };
 use renet::model::{
     Act, Asked, Blocked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Gone, Guid,
-    Layout, Name, NetworkId, Object, Owner, Part, Pbkdf, ProjectSpec, Prune, Record, RunState,
-    Seal, SecretRef, Size, StoreAct, Suspension, Tombstone,
+    Layout, Name, NetworkId, Object, OnFailure, Owner, Part, Pbkdf, ProjectSpec, Prune, Record,
+    RunState, Schedule, Seal, SecretRef, Size, StoreAct, Suspension, Tombstone,
 };
 use renet::plan::GRACE;
 use renet::resolve::{Ids, Source};
@@ -48,12 +48,17 @@ pub struct Repo {
     /// Which project depends on which.
     pub depends: BTreeSet<(u8, u8)>,
     pub route: bool,
+    /// The Rediaccfile of its project 0.
+    pub hook: Option<&'static str>,
     pub policy: DeletionPolicy,
     pub protected: bool,
     pub moved_from: Option<MovedFrom>,
     pub guid: Option<Guid>,
     pub sealed: bool,
     pub autostart: Option<bool>,
+    /// A snapshot every so many hours, and how many are kept.
+    pub snapshots: Option<(i64, usize)>,
+    pub on_failure: OnFailure,
     /// The repository that this is a copy of, and for how many hours.
     pub fork: Option<(u8, Option<i64>)>,
 }
@@ -72,14 +77,23 @@ impl Repo {
             projects: projects.iter().map(|project| (*project, 0)).collect(),
             depends: BTreeSet::new(),
             route: true,
+            hook: None,
             policy: DeletionPolicy::Retain,
             protected: false,
             moved_from: None,
             guid: None,
             sealed: false,
             autostart: None,
+            snapshots: None,
+            on_failure: OnFailure::default(),
             fork: None,
         }
+    }
+
+    /// With that project in that revision.
+    pub fn at(mut self, project: u8, revision: u8) -> Self {
+        self.projects.insert(project, revision);
+        self
     }
 
     pub fn sealed(mut self) -> Self {
@@ -87,8 +101,18 @@ impl Repo {
         self
     }
 
+    pub fn hooked(mut self, text: &'static str) -> Self {
+        self.hook = Some(text);
+        self
+    }
+
     pub fn copy_of(mut self, parent: u8) -> Self {
         self.fork = Some((parent, None));
+        self
+    }
+
+    pub fn with_snapshots(mut self, hours: i64, keep: usize) -> Self {
+        self.snapshots = Some((hours, keep));
         self
     }
 
@@ -158,7 +182,11 @@ impl Folder {
                 size: Size::mib(4096),
                 backing_file: None,
             }),
-            proxy: Proxy { http: 8088 },
+            proxy: Proxy {
+                http: 8088,
+                ..Proxy::default()
+            },
+            base_domain: None,
             variables: BTreeMap::new(),
         });
         let mut manifests = Manifests {
@@ -174,6 +202,10 @@ impl Folder {
                     size: Some(Size::mib(repo.size)),
                     origin: repo.origin(),
                     autostart: repo.autostart,
+                    snapshots: repo.snapshots.map(|(hours, keep)| Schedule {
+                        every: SignedDuration::from_hours(hours),
+                        keep,
+                    }),
                     state: repo.state,
                     guid: repo.guid,
                     network_id: None,
@@ -190,12 +222,13 @@ impl Folder {
                     Service {
                         repository: repository.clone(),
                         name: project.clone(),
-                        files: compose_file(&service, *revision),
+                        files: files(&service, *revision, repo.hook.filter(|_| *id == 0)),
                         compose_file: "compose.yml".parse().unwrap(),
                         services: vec![service.clone()],
                         environment: Environment::default(),
                         depends_on: repo.depends_on(*id),
                         healthy_within: ProjectSpec::HEALTHY_WITHIN,
+                        on_failure: repo.on_failure,
                     }
                     .into(),
                 );
@@ -209,6 +242,7 @@ impl Folder {
                             repository: repository.clone(),
                             service,
                             port: 80,
+                            tls: None,
                         }
                         .into(),
                     );
@@ -219,13 +253,23 @@ impl Folder {
     }
 }
 
-fn compose_file(service: &str, revision: u8) -> Arc<FileSet> {
+/// The three functions.
+pub const ALL: &str = "prep() { :; }; up() { :; }; down() { :; }";
+
+/// The text of a Rediaccfile in one of its revisions.
+pub fn hook_text(text: &str, revision: u8) -> String {
+    format!("{text} # {revision}")
+}
+
+fn files(service: &str, revision: u8, hook: Option<&str>) -> Arc<FileSet> {
     let text = format!(r#"{{"services": {{"{service}": {{"image": "i:{revision}"}}}}}}"#);
-    let file = FileEntry::new(text.into_bytes(), false);
-    Arc::new(FileSet::new(BTreeMap::from([(
-        "compose.yml".parse().unwrap(),
-        file,
-    )])))
+    let mut files = BTreeMap::from([("compose.yml", text)]);
+    files.extend(hook.map(|text| ("Rediaccfile", hook_text(text, revision))));
+    let files = files.into_iter().map(|(path, text)| {
+        let file = FileEntry::new(text.into_bytes(), false);
+        (path.parse().unwrap(), file)
+    });
+    Arc::new(FileSet::new(files.collect()))
 }
 
 pub struct Lab {

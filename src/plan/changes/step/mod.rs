@@ -8,7 +8,9 @@ mod volume;
 use std::collections::BTreeMap;
 
 use super::{Action, Explained, Field};
-use crate::model::{Actual, Desired, Guid, Repository, RunState, Step, Volume};
+use crate::model::{
+    Actual, Desired, Guid, MadeBy, Part, Repository, RunState, Snapshot, Step, Volume,
+};
 use crate::plan::Plan;
 
 /// What a step of the plan changes, seen before it is done.
@@ -34,6 +36,18 @@ pub(super) fn explain(
             because: Some("it is new".to_owned()),
             ..Explained::default()
         },
+        // It is there for the time of the update alone.
+        Step::Snapshot {
+            made_by: MadeBy::Update,
+            ..
+        } => silent("its manifest changed"),
+        Step::Snapshot { at, made_by, .. } => Explained {
+            fields: vec![Field::new("snapshot", None, Some(Snapshot::shown(*at)))],
+            because: (*made_by == MadeBy::Rule).then(|| "the last one is old enough".to_owned()),
+            ..Explained::default()
+        },
+        Step::Replace { .. } | Step::KeepReplaced { .. } => Explained::default(),
+        Step::DropSnapshot { at, .. } => one("snapshot", Some(Snapshot::shown(*at)), None),
         Step::EnrolKey { .. } | Step::CopyKey { .. } => {
             one("key for boot", None, Some("made".to_owned()))
         }
@@ -113,12 +127,21 @@ pub(super) fn explain(
         Step::MirrorSlots(guid, slots) => view.addresses(*guid, slots),
         Step::WriteSlots(guid, slots) => view.slots(*guid, slots),
         Step::StartDaemon { guid, .. } => view.start_daemon(*guid),
-        Step::StopDaemon { guid, .. } => Explained {
-            stops: view.running(*guid, None, "the repository is closed"),
-            fields: vec![view.state(*guid, "running")],
-            ..Explained::default()
-        },
+        Step::StopDaemon { guid, .. } => {
+            let state = view.state(*guid, "running");
+            let unseen = view.with(*guid, |repo| repo.containers == Part::Hidden);
+            let fields = match unseen {
+                true => vec![state.note("whatever runs in it stops; none of it can be seen now")],
+                false => vec![state],
+            };
+            Explained {
+                stops: view.running(*guid, None, "the repository is closed"),
+                fields,
+                ..Explained::default()
+            }
+        }
         Step::WriteFiles { guid, project } => view.write_files(*guid, project),
+        Step::KeepRevision { .. } => Explained::default(),
         Step::EraseFiles { guid, project } => Explained {
             files: view.files(*guid, project, &BTreeMap::new()),
             action: Some(Action::Delete),
@@ -137,6 +160,12 @@ pub(super) fn explain(
                 ..Explained::default()
             }
         }
+        Step::Hook {
+            guid,
+            hook,
+            function,
+            ..
+        } => view.hook(*guid, hook, *function),
         Step::RecordRoute { name, route } => view.route(name, route),
         Step::ForgetRoute(name) => {
             let was = before.routes.known().and_then(|routes| routes.get(name));
@@ -216,6 +245,14 @@ impl From<Field> for Explained {
             fields: vec![field],
             ..Self::default()
         }
+    }
+}
+
+/// What nobody needs to see but among the steps.
+fn silent(because: &str) -> Explained {
+    Explained {
+        because: Some(because.to_owned()),
+        ..Explained::default()
     }
 }
 

@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::cause::Causes;
+use super::super::cause::{Causes, few};
 use super::super::{Explained, Field, FileChange, Stopped, hidden, routes_to, text};
 use super::View;
 use crate::model::{
-    Actual, Container, ContainerState, FileSeen, Guid, Health, Name, ProjectSpec, RelPath,
-    Repository, Step,
+    Actual, Container, ContainerState, FileSeen, Function, Guid, Health, Hook, Name, ProjectSpec,
+    RelPath, Repository, Step,
 };
 
 impl View<'_> {
@@ -118,7 +118,11 @@ impl View<'_> {
         let lay = self.lay(self.observed, guid, &project.name);
         let is_new = seen.is_none() && lay.is_empty();
         let seen = seen.unwrap_or_default();
-        let why = Causes::of(&lay, project);
+        let given = |at: &Actual| {
+            let repo = at.repositories.known()?.get(&guid)?;
+            repo.given.get(&project.name).cloned()
+        };
+        let why = Causes::of(&lay, given(self.observed).as_deref(), project);
         let mut part = Explained::default();
         for (name, service) in &project.services {
             let field = format!("container {name}");
@@ -138,7 +142,7 @@ impl View<'_> {
                             part.stops.push(self.stopped(guid, name, because, true));
                         } else {
                             let again = started(field, &state(container));
-                            part.fields.push(again.note(because.join(", ")));
+                            part.fields.push(again.note(few(&because)));
                         }
                     } else if !runs {
                         let done =
@@ -160,7 +164,7 @@ impl View<'_> {
                 part.stops.push(self.stopped(guid, name, because, false));
             } else {
                 let field = Field::new(format!("container {name}"), Some(state(container)), None);
-                part.fields.push(field.note(because.join(", ")));
+                part.fields.push(field.note(few(&because)));
             }
         }
         let mut because: Vec<String> = part.fields.iter().map(Field::because).collect();
@@ -168,8 +172,33 @@ impl View<'_> {
             because.extend(stop.because.clone());
         }
         because.dedup();
-        part.because = (!because.is_empty() && !is_new).then(|| because.join(", "));
+        part.because = (!because.is_empty() && !is_new).then(|| few(&because));
         part
+    }
+
+    pub(super) fn hook(&self, guid: Guid, hook: &Hook, function: Function) -> Explained {
+        let run = self.with(guid, |repo| {
+            repo.hook_run(&hook.project, function).ok()?.cloned()
+        });
+        let because = match (function, run) {
+            (Function::Down, _) => "its project is to be down",
+            (_, None) => "it was not run yet",
+            (_, Some(run)) if run.inputs != hook.inputs => {
+                "its text, the files beside it or its environment changed"
+            }
+            (_, Some(run)) if run.status != 0 => "it failed, and is to be tried again",
+            (_, Some(run)) if run.boot != self.before.boot => "the machine was started again",
+            (_, Some(_)) => "a container that it started does not run",
+        };
+        Explained {
+            stops: match function {
+                // `Down` of the project shows what it stops.
+                Function::Prep | Function::Down => Vec::new(),
+                Function::Up => self.running(guid, Some(&hook.project), because),
+            },
+            because: Some(because.to_owned()),
+            ..Explained::default()
+        }
     }
 
     pub(super) fn wait(&self, guid: Guid, project: &ProjectSpec) -> Explained {

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::super::{Action, Explained, Field};
-use super::{View, drift, one};
-use crate::model::{DeletionPolicy, Gone, Guid, Name, Patch, Repository, Slots, Step};
+use super::{View, drift, one, silent};
+use crate::model::{DeletionPolicy, Gone, Guid, Name, Patch, Repository, Slots, Snapshot, Step};
 
 impl View<'_> {
     pub(super) fn patch(&self, guid: Guid, patch: &Patch) -> Explained {
@@ -117,11 +117,26 @@ impl View<'_> {
                     ..Explained::default()
                 }
             }
+            Patch::Rewind(rewind) => {
+                let size = self.with(guid, |repo| {
+                    repo.storage.file.known().map(ToString::to_string)
+                });
+                let to = format!("as of {}", Snapshot::shown(rewind.to));
+                let note = "what was written since is taken back, and kept as a snapshot";
+                Explained {
+                    fields: vec![Field::new("data", size, Some(to)).note(note)],
+                    because: Some("an update failed, or a command says so".to_owned()),
+                    ..Explained::default()
+                }
+            }
+            Patch::Begin { .. } => silent("its manifest changed"),
             Patch::Created
             | Patch::Unhold
             | Patch::Purged
             | Patch::DisownProject(_)
             | Patch::Failed(..)
+            | Patch::End(_)
+            | Patch::Rewound
             | Patch::Passed(_) => Explained::default(),
         }
     }

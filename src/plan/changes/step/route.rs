@@ -40,7 +40,11 @@ impl View<'_> {
         ];
         let differ = all.into_iter().filter(|(_, from, to)| from != to);
         let fields: Vec<Field> = differ
-            .map(|(field, from, to)| Field::new(field, Some(from), Some(to)))
+            .map(|(field, from, to)| {
+                let note = (field == "host").then(|| format!("{from} answers no longer"));
+                let field = Field::new(field, Some(from), Some(to));
+                Field { note, ..field }
+            })
             .collect();
         let because: Vec<String> = fields.iter().map(Field::because).collect();
         Explained {

@@ -4,9 +4,13 @@ use crate::model::{Guid, RunState, Step, Volume};
 
 impl View<'_> {
     pub(super) fn grow(&self, volume: Volume, to: String) -> Explained {
-        let from = self.before.storage(volume).ok();
-        let from = from.and_then(|storage| storage.file.known().copied());
-        one("size", from.map(|size| size.to_string()), Some(to))
+        let before = self.before.storage(volume).unwrap_or_default();
+        let from = before.file.known().map(ToString::to_string);
+        let field = Field::new("size", from, Some(to));
+        match before.mount.known() {
+            Some(_) => field.note("grows online, nothing stops").into(),
+            None => field.into(),
+        }
     }
 
     /// The upper layers follow the file; where it did not grow just now, a

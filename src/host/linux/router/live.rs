@@ -1,0 +1,374 @@
+//! The router's process: follows every daemon that runs, and publishes what changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{acme, dockerd, routes, traefik};
+use super::serve::{self, Board, Question};
+use super::{Seen, Written, certificates, look, manifests, write};
+use crate::host::StepError;
+use crate::model::{Layout, NetworkId, ProxySpec};
+use crate::router::Container;
+
+/// How soon a daemon that is new, or back, is followed, and a file that somebody else
+/// wrote is seen.
+const LOOK: Duration = Duration::from_millis(500);
+/// What happens at once is published once.
+const GATHER: Duration = Duration::from_millis(5);
+/// A daemon tells that a container ended before its own list shows it.
+const LAGS: [Duration; 6] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(400),
+];
+/// How soon a daemon that broke off is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Runs until told to end. `lock` takes the routes' lock.
+///
+/// # Errors
+///
+/// Where it cannot listen.
+pub async fn run<G, F>(
+    layout: Layout,
+    lock: impl Fn() -> F,
+    cancel: CancellationToken,
+) -> std::io::Result<()>
+where
+    F: Future<Output = Option<G>>,
+{
+    let board = Arc::new(Board::default());
+    let (asks, mut asked) = mpsc::channel(16);
+    let port = traefik::router_port(&layout);
+    let served = serve::listen(&layout, port, board.clone(), asks).await?;
+    let mut router = Router::new(layout);
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Each with the daemons whose answer it waits for, and how many: one that is on its
+    // way may be from before the question.
+    let mut waiting: Vec<(Question, BTreeMap<NetworkId, u8>)> = Vec::new();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            _ = ticks.tick() => router.tick(),
+            Some(network) = router.hears.recv() => {
+                router.dirty.insert(network);
+                tokio::time::sleep(GATHER).await;
+                while let Ok(network) = router.hears.try_recv() {
+                    router.dirty.insert(network);
+                }
+            }
+            Some((network, found)) = router.answers.recv() => {
+                let mut next = Some((network, found));
+                while let Some((network, found)) = next {
+                    router.hear(network, found);
+                    for (_, left) in &mut waiting {
+                        left.entry(network).and_modify(|count| *count -= 1);
+                        left.retain(|_, count| *count > 0);
+                    }
+                    next = router.answers.try_recv().ok();
+                }
+            }
+            Some(question) = asked.recv() => {
+                let running = dockerd::networks(&router.layout);
+                router.dirty.extend(&running);
+                router.stale = true;
+                router.certified = None;
+                let answers = |network| (network, 1 + u8::from(router.asking.contains(&network)));
+                waiting.push((question, running.into_iter().map(answers).collect()));
+            }
+        }
+        router.ask();
+        router.certify().await;
+        let answered = waiting.iter().any(|(_, left)| left.is_empty());
+        if !router.stale && !answered {
+            continue;
+        }
+        // Whoever has it publishes too: the next turn sees what.
+        let Some(_held) = lock().await else { continue };
+        let published = router.publish();
+        board.show(&router.seen, &published);
+        for (question, left) in std::mem::take(&mut waiting) {
+            if left.is_empty() {
+                let _ = question.send(published.clone());
+            } else {
+                waiting.push((question, left));
+            }
+        }
+    }
+    drop(served);
+    Ok(())
+}
+
+/// How a file was when it was last looked at.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// What a daemon showed; nothing where it did not answer.
+type Answer = (NetworkId, Option<Vec<Container>>);
+
+struct Router {
+    layout: Layout,
+    seen: Seen,
+    /// Of whom something was heard.
+    dirty: BTreeSet<NetworkId>,
+    /// Who is being asked: one that hangs holds up nobody else.
+    asking: BTreeSet<NetworkId>,
+    answer: mpsc::Sender<Answer>,
+    answers: mpsc::Receiver<Answer>,
+    /// Whether anything that routes are made from may have changed.
+    stale: bool,
+    stamps: Vec<Stamp>,
+    /// With what, of which files, and when certificates were looked at.
+    certified: Option<(Option<ProxySpec>, Vec<Stamp>, Instant)>,
+    /// The last table that was published: where its file was torn, it goes on.
+    last: crate::model::RouteTable,
+    followed: BTreeMap<NetworkId, JoinHandle<()>>,
+    heard: mpsc::Sender<NetworkId>,
+    hears: mpsc::Receiver<NetworkId>,
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.followed.values().for_each(JoinHandle::abort);
+    }
+}
+
+impl Router {
+    fn new(layout: Layout) -> Self {
+        const WAITING: usize = 1024;
+        let (heard, hears) = mpsc::channel(WAITING);
+        let (answer, answers) = mpsc::channel(WAITING);
+        Self {
+            layout,
+            seen: Seen::default(),
+            dirty: BTreeSet::new(),
+            asking: BTreeSet::new(),
+            answer,
+            answers,
+            stale: true,
+            stamps: Vec::new(),
+            certified: None,
+            last: Default::default(),
+            followed: BTreeMap::new(),
+            heard,
+            hears,
+        }
+    }
+
+    /// Follows what is new, forgets what is gone, sees what others wrote.
+    fn tick(&mut self) {
+        let running = dockerd::networks(&self.layout);
+        self.followed.retain(|network, task| {
+            let stays = running.contains(network) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for network in &running {
+            let (layout, heard, network) = (&self.layout, &self.heard, *network);
+            self.followed.entry(network).or_insert_with(|| {
+                let (layout, heard) = (layout.clone(), heard.clone());
+                tokio::spawn(async move { follow(&layout, network, &heard).await })
+            });
+        }
+        let known: BTreeSet<NetworkId> = self.seen.known();
+        for network in known.difference(&running) {
+            self.seen.forget(*network);
+            self.stale = true;
+        }
+        // Until it has answered, what it had goes on.
+        self.seen.mute.extend(running.difference(&known));
+        // It may be back without a word.
+        let mute = self.seen.mute.iter().copied();
+        self.dirty
+            .extend(mute.filter(|one| !self.asking.contains(one)));
+        let stopped = look::stopped(&self.layout, &running);
+        if stopped != self.seen.stopped {
+            self.seen.stopped = stopped;
+            self.stale = true;
+        }
+        let stamps = self.stamp();
+        if stamps != self.stamps {
+            self.stale = true;
+        }
+    }
+
+    /// Asks the daemons of whom something was heard.
+    fn ask(&mut self) {
+        let free = |network: &NetworkId| !self.asking.contains(network);
+        let next: Vec<NetworkId> = self.dirty.iter().copied().filter(free).collect();
+        for network in next {
+            self.dirty.remove(&network);
+            self.asking.insert(network);
+            let (layout, answer) = (self.layout.clone(), self.answer.clone());
+            tokio::spawn(async move {
+                let found = match dockerd::connect(&layout, network).await {
+                    Some(client) => look::of_daemon(&client, network).await.ok(),
+                    None => None,
+                };
+                let _ = answer.send((network, found)).await;
+            });
+        }
+    }
+
+    fn hear(&mut self, network: NetworkId, found: Option<Vec<Container>>) {
+        self.asking.remove(&network);
+        match found {
+            Some(found) => {
+                let was_mute = self.seen.mute.remove(&network);
+                if was_mute || self.seen.asked.get(&network) != Some(&found) {
+                    self.seen.asked.insert(network, found);
+                    self.stale = true;
+                }
+            }
+            // What it had goes on.
+            None if dockerd::networks(&self.layout).contains(&network) => {
+                let first = self.seen.mute.insert(network);
+                let had = self.seen.asked.remove(&network).is_some();
+                self.stale |= first || had;
+            }
+            None => {}
+        }
+    }
+
+    /// Looks at the user's certificates again where one of their files changed, and now
+    /// and then: they expire.
+    async fn certify(&mut self) {
+        const OFTEN: Duration = Duration::from_secs(600);
+        let spec = traefik::spec(&self.layout);
+        let files = spec.iter().flat_map(|spec| spec.certificates.values());
+        let files = files.flat_map(|files| [&files.certificate, &files.key]);
+        let asked = spec.iter().flat_map(acme::files);
+        let stamps: Vec<Stamp> = files.chain(asked).map(|path| stamp(path)).collect();
+        let is_fresh = self.certified.as_ref().is_some_and(|(of, before, at)| {
+            *of == spec && *before == stamps && at.elapsed() < OFTEN
+        });
+        if is_fresh {
+            return;
+        }
+        let usual = ProxySpec::default();
+        let wanted = spec.as_ref().unwrap_or(&usual);
+        let found = certificates::look(&self.layout, wanted).await;
+        let no_orders = acme::no_orders(&self.layout, wanted);
+        self.stale |= found != self.seen.certificates || no_orders != self.seen.no_orders;
+        (self.seen.certificates, self.seen.no_orders) = (found, no_orders);
+        self.certified = Some((spec, stamps, Instant::now()));
+    }
+
+    fn publish(&mut self) -> Result<Written, StepError> {
+        let records = routes::observe_records(&self.layout);
+        let before = self.stamp();
+        let torn = super::observe_published(&self.layout).known().is_none();
+        let (seen, last) = (&self.seen, &self.last);
+        let mut table = Default::default();
+        let written = write(&self.layout, seen, |published| {
+            let published = if torn { last.clone() } else { published };
+            table = manifests(&records, seen, published);
+            Clone::clone(&table)
+        });
+        // What could not be written is tried again with the next tick.
+        self.stamps = match &written {
+            Ok(_) => self.stamp(),
+            Err(_) => before,
+        };
+        self.stale = written.is_err();
+        if written.is_ok() {
+            self.last = table;
+        }
+        written
+    }
+
+    fn stamp(&self) -> Vec<Stamp> {
+        let layout = &self.layout;
+        let files: [PathBuf; 5] = [
+            layout.routes(),
+            layout.router_state(),
+            layout.published_routes(),
+            layout.proxy_dynamic(),
+            traefik::settings(layout),
+        ];
+        files.iter().map(|path| stamp(path)).collect()
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = std::fs::metadata(path).ok()?;
+    // A change of who can read it counts.
+    Some((meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()))
+}
+
+impl Seen {
+    fn known(&self) -> BTreeSet<NetworkId> {
+        let asked = self.asked.keys().copied();
+        asked.chain(self.mute.iter().copied()).collect()
+    }
+
+    fn forget(&mut self, network: NetworkId) {
+        self.asked.remove(&network);
+        self.mute.remove(&network);
+    }
+}
+
+/// Passes on that something happened in one daemon, until it is gone for good.
+async fn follow(layout: &Layout, network: NetworkId, heard: &mpsc::Sender<NetworkId>) {
+    const EVENTS: [&str; 8] = [
+        "start",
+        "die",
+        "destroy",
+        "pause",
+        "unpause",
+        "rename",
+        "health_status",
+        "update",
+    ];
+    loop {
+        let began = Instant::now();
+        if let Some(client) = dockerd::connect(layout, network).await {
+            let filters = HashMap::from([
+                ("type".to_owned(), vec!["container".to_owned()]),
+                ("event".to_owned(), EVENTS.map(str::to_owned).to_vec()),
+            ]);
+            // From a moment ago: nothing falls between the looking and the listening.
+            let since = jiff::Timestamp::now().as_second() - 1;
+            let options = EventsOptionsBuilder::new()
+                .since(&since.to_string())
+                .filters(&filters)
+                .build();
+            let mut events = Box::pin(client.events(Some(options)));
+            if heard.send(network).await.is_err() {
+                return;
+            }
+            while let Some(Ok(_)) = events.next().await {
+                if heard.send(network).await.is_err() {
+                    return;
+                }
+                let heard = heard.clone();
+                tokio::spawn(async move {
+                    for lag in LAGS {
+                        tokio::time::sleep(lag).await;
+                        let _ = heard.send(network).await;
+                    }
+                });
+            }
+            // The daemon is gone, or going.
+            if heard.send(network).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(AGAIN.saturating_sub(began.elapsed())).await;
+    }
+}

@@ -1,0 +1,137 @@
+//! What runs in the place of a revision that failed: the last one that was well.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Limits;
+use super::script::Script;
+use crate::model::{
+    Blocked, Guid, Kept, Name, NetworkId, Object, OnFailure, Patch, ProjectSpec, Record,
+    RepositorySpec, Step, Stop,
+};
+
+/// The revisions that take the places of others.
+#[derive(Debug, Default)]
+pub(super) struct StandIns(BTreeMap<Name, Arc<ProjectSpec>>);
+
+impl StandIns {
+    /// The repository with these.
+    pub(super) fn take_their_places(&self, spec: &RepositorySpec) -> RepositorySpec {
+        let mut spec = spec.clone();
+        let all = self.0.iter();
+        spec.projects
+            .extend(all.map(|(name, project)| (name.clone(), project.clone())));
+        spec
+    }
+
+    pub(super) fn has(&self, project: &Name) -> bool {
+        self.0.contains_key(project)
+    }
+
+    /// Why one stands in: what went wrong in this run, or that it did before.
+    pub(super) fn why(&self, limits: &Limits, service: &Object) -> Option<Blocked> {
+        let Object::Service(_, name) = service else {
+            return None;
+        };
+        let stands_in = self.0.get(name)?;
+        let now = limits.undone.get(service);
+        Some(match now {
+            Some((revision, why)) if *revision != stands_in.hash => why.clone(),
+            _ => Blocked::RevisionFailed {
+                runs: Some(stands_in.hash.short().to_owned()),
+            },
+        })
+    }
+}
+
+impl Script<'_> {
+    /// The last revision that was well, for each project whose own failed.
+    pub(super) fn standing_in(&self, spec: &RepositorySpec) -> StandIns {
+        let each = spec.projects.values();
+        let each =
+            each.filter_map(|project| Some((project.name.clone(), self.before(spec, project)?)));
+        StandIns(each.collect())
+    }
+
+    /// Whether this very revision was well before: then what it depends on may be
+    /// what it was with.
+    pub(super) fn ran_before(&self, guid: Guid, project: &ProjectSpec) -> Result<bool, Stop> {
+        let repo = self.repo(guid)?;
+        let kept = repo.revisions.get()?.and_then(|all| all.get(&project.name));
+        let newest = kept.and_then(|kept| kept.last());
+        Ok(newest.is_some_and(|newest| newest.hash == project.hash))
+    }
+
+    /// What a command asks: the revision before the present one comes back, and the
+    /// present one counts as failed.
+    pub(super) fn take_back(
+        &mut self,
+        guid: Guid,
+        network: NetworkId,
+        project: &Name,
+    ) -> Result<(), Stop> {
+        let (before, noted) = self.leave_aside(guid, project)?;
+        match &before.spec {
+            Some(before) => self.bring_up(guid, network, before),
+            None if noted => {
+                let why = format!(
+                    "revision {} of {project} cannot be read",
+                    before.hash.short()
+                );
+                Err(Stop::Block(Blocked::Unresolved(why)))
+            }
+            // It is read when it is needed.
+            None => Err(Stop::Hidden),
+        }
+    }
+
+    /// The newest revision that was well counts as failed; the one before, and whether
+    /// it was said already.
+    pub(super) fn leave_aside(&mut self, guid: Guid, project: &Name) -> Result<(Kept, bool), Stop> {
+        let repo = self.repo(guid)?;
+        let kept = repo.revisions.get()?.and_then(|all| all.get(project));
+        let Some([.., before, newest]) = kept.map(Vec::as_slice) else {
+            let none = format!("no revision of {project} before the present one is kept");
+            return Err(Stop::Block(Blocked::Unresolved(none)));
+        };
+        let step = Step::Record(guid, Patch::Failed(project.clone(), newest.hash.clone()));
+        let noted = step.holds(&self.scratch)?;
+        self.want(step)?;
+        Ok((before.clone(), noted))
+    }
+
+    /// Whether the revision failed, and nobody asks to try it again.
+    pub(super) fn counts_as_failed(
+        &self,
+        guid: Guid,
+        record: &Record,
+        project: &ProjectSpec,
+    ) -> bool {
+        let service = Object::Service(guid, project.name.clone());
+        let again = self.desired.asked.retry && !self.limits.undone.contains_key(&service);
+        !again && record.has_failed(&project.name, &project.hash)
+    }
+
+    fn before(&self, spec: &RepositorySpec, project: &ProjectSpec) -> Option<Arc<ProjectSpec>> {
+        if project.on_failure == OnFailure::Stop {
+            return None;
+        }
+        let repo = self.repo(spec.guid).ok()?;
+        let record = repo.record.known()?;
+        if !self.counts_as_failed(spec.guid, record, project) {
+            return None;
+        }
+        let failed = |hash| record.has_failed(&project.name, hash);
+        let kept = repo.revisions.known()?.get(&project.name)?;
+        let mut newest_first = kept.iter().rev();
+        let last = newest_first.find(|kept| kept.hash != project.hash && !failed(&kept.hash))?;
+        let spec = last.spec.as_ref()?;
+        // After what it starts, and how long it may take, is for the manifest to say.
+        Some(Arc::new(ProjectSpec {
+            depends_on: project.depends_on.clone(),
+            healthy_within: project.healthy_within,
+            on_failure: project.on_failure,
+            ..(**spec).clone()
+        }))
+    }
+}
