@@ -121,10 +121,7 @@ async fn rewind(
     if up && repo.key.is_absent() {
         session = with_passphrase(session, &found, &args.passphrase).await?;
     }
-    let mut keep = Snapshot::moment(Timestamp::now());
-    while all.is_some_and(|all| all.contains_key(&keep)) {
-        keep += jiff::SignedDuration::from_secs(1);
-    }
+    let keep = repo.free_moment(Timestamp::now());
     let aside = project.as_ref().map_or_else(String::new, |project| {
         format!(
             "; {project}'s revision is left aside until its manifest changes, or `renet apply \

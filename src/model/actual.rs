@@ -2,13 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{
     Digest, FileEntry, Function, Guid, HookRun, MachineRecord, Mount, Name, NetworkId, Part,
     ProxySpec, Record, Rediaccfile, RelPath, Revisions, RouteRecord, SecretRef, Shared, Size,
-    Slots, Snapshots, Storage, Suspension,
+    Slots, Snapshot, Snapshots, Storage, Suspension,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -185,6 +185,16 @@ pub struct Container {
     pub health: Health,
 }
 
+impl Container {
+    /// Whether it runs and is healthy, or ended well where it is one that does.
+    pub fn is_well(&self, completes: bool) -> bool {
+        match self.state {
+            ContainerState::Running => self.health == Health::Healthy,
+            state => completes && state == ContainerState::Exited(0),
+        }
+    }
+}
+
 /// Whether a container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerState {
@@ -240,6 +250,21 @@ impl Repository {
     /// Whether nothing at all was seen of it: the same as not being there.
     pub fn is_nothing(&self) -> bool {
         *self == Repository::default()
+    }
+
+    /// A time, from now on, of which it has no snapshot and is to get none.
+    pub fn free_moment(&self, now: Timestamp) -> Timestamp {
+        let all = self.snapshots.known();
+        let rewind = self.record.known().and_then(|record| record.rewind);
+        let taken = |at: &Timestamp| {
+            all.is_some_and(|all| all.contains_key(at))
+                || rewind.is_some_and(|rewind| rewind.keep == *at)
+        };
+        let mut at = Snapshot::moment(now);
+        while taken(&at) {
+            at += SignedDuration::from_secs(1);
+        }
+        at
     }
 
     /// How a function of a project's hook ended when it was last run.

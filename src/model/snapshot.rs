@@ -54,6 +54,12 @@ impl Snapshot {
         now.round(options).unwrap_or(now)
     }
 
+    /// Whether a rewind kept an image as the snapshot of that time.
+    pub fn is_rewind(all: &Snapshots, at: Timestamp) -> bool {
+        all.get(&at)
+            .is_some_and(|snapshot| snapshot.made_by == MadeBy::Rewind)
+    }
+
     /// The time as it stands in names: `20261124T224033Z`.
     pub fn shown(at: Timestamp) -> String {
         at.strftime(TIME).to_string()

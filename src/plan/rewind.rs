@@ -2,8 +2,6 @@
 //! another. It is begun in the record and finished before anything is opened, whatever
 //! the manifests say by then.
 
-use jiff::Timestamp;
-
 use super::script::Script;
 use crate::model::{
     Blocked, Guid, Name, NetworkId, Object, OnFailure, Patch, ProjectSpec, RepositorySpec, Rewind,
@@ -45,17 +43,12 @@ impl Script<'_> {
     ) -> Result<(), Stop> {
         let repo = self.repo(guid)?;
         let all = repo.snapshots.get()?;
-        let there = |at: &Timestamp| all.is_some_and(|all| all.contains_key(at));
-        // It is done, or on its way.
-        if there(&rewind.keep)
-            || repo
-                .record
-                .get()?
-                .is_some_and(|record| record.rewind.is_some())
-        {
+        let done = all.is_some_and(|all| Snapshot::is_rewind(all, rewind.keep));
+        let record = repo.record.get()?;
+        if done || record.is_some_and(|record| record.rewind.is_some()) {
             return Ok(());
         }
-        if !there(&rewind.to) {
+        if !all.is_some_and(|all| all.contains_key(&rewind.to)) {
             let none = format!("there is no snapshot {}", Snapshot::shown(rewind.to));
             return Err(Stop::Block(Blocked::Unresolved(none)));
         }
@@ -70,7 +63,7 @@ impl Script<'_> {
         let Some(rewind) = self.record(guid)?.and_then(|record| record.rewind) else {
             return self.keep_replaced(guid);
         };
-        let Rewind { to: with, keep } = rewind;
+        let Rewind { to: with, keep } = self.with_room(guid, rewind)?;
         let replace = Step::Replace { guid, with, keep };
         if !replace.holds(&self.scratch)? {
             let repo = self.repo(guid)?;
@@ -89,6 +82,25 @@ impl Script<'_> {
         }
         self.keep_replaced(guid)?;
         self.want(Step::Record(guid, Patch::Rewound))
+    }
+
+    /// Where a snapshot was made meanwhile of the time by which the image is to be kept,
+    /// it is kept by another: that snapshot is not this image.
+    fn with_room(&mut self, guid: Guid, rewind: Rewind) -> Result<Rewind, Stop> {
+        let repo = self.repo(guid)?;
+        let all = repo.snapshots.get()?;
+        let taken = all.is_some_and(|all| {
+            all.contains_key(&rewind.keep) && !Snapshot::is_rewind(all, rewind.keep)
+        });
+        if !taken {
+            return Ok(rewind);
+        }
+        let rewind = Rewind {
+            keep: self.free_moment(guid)?,
+            ..rewind
+        };
+        self.want(Step::Record(guid, Patch::Rewind(rewind)))?;
+        Ok(rewind)
     }
 
     /// An image whose place another took becomes a snapshot.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Limits;
 use super::script::Script;
 use crate::model::{
-    Blocked, Guid, Kept, Name, NetworkId, Object, OnFailure, Patch, ProjectSpec, Record,
+    Blocked, Function, Guid, Kept, Name, NetworkId, Object, OnFailure, Patch, ProjectSpec, Record,
     RepositorySpec, Step, Stop,
 };
 
@@ -70,9 +70,22 @@ impl Script<'_> {
         network: NetworkId,
         project: &Name,
     ) -> Result<(), Stop> {
+        let record = self.record(guid)?;
+        let depends_on = record.and_then(|record| record.depends_on.get(project).cloned());
+        let depends_on = depends_on.unwrap_or_default();
+        for on in &depends_on {
+            self.seems_well(guid, on)?;
+        }
         let (before, noted) = self.leave_aside(guid, project)?;
         match &before.spec {
-            Some(before) => self.bring_up(guid, network, before),
+            Some(before) => {
+                // After what it starts is as the manifest said last.
+                let before = ProjectSpec {
+                    depends_on,
+                    ..(**before).clone()
+                };
+                self.bring_up(guid, network, &Arc::new(before))
+            }
             None if noted => {
                 let why = format!(
                     "revision {} of {project} cannot be read",
@@ -82,6 +95,24 @@ impl Script<'_> {
             }
             // It is read when it is needed.
             None => Err(Stop::Hidden),
+        }
+    }
+
+    /// As far as can be told without its manifest.
+    fn seems_well(&self, guid: Guid, project: &Name) -> Result<(), Stop> {
+        let repo = self.repo(guid)?;
+        let containers = repo.containers.get()?.and_then(|all| all.get(project));
+        let well = match containers {
+            Some(containers) => containers.values().all(|container| container.is_well(true)),
+            None => {
+                let run = repo.hook_run(project, Function::Up)?;
+                run.is_some_and(|run| run.status == 0)
+            }
+        };
+        let on = format!("service {project}");
+        match well {
+            true => Ok(()),
+            false => Err(Stop::Block(Blocked::DependencyBlocked { on })),
         }
     }
 

@@ -1,13 +1,13 @@
 //! Updates as transactions: a snapshot of the data comes first, and the record says
 //! that one is under way until it is settled, whatever the manifests say by then.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::script::Script;
 use super::stand_in::StandIns;
 use crate::model::{
     Danger, DataLossPermit, Guid, MadeBy, OnFailure, Patch, ProjectSpec, Record, RepositorySpec,
-    RunState, Snapshot, Step, Stop,
+    RunState, Step, Stop,
 };
 
 impl Script<'_> {
@@ -121,12 +121,7 @@ impl Script<'_> {
     /// A time by which no snapshot is known.
     pub(super) fn free_moment(&self, guid: Guid) -> Result<Timestamp, Stop> {
         let repo = self.repo(guid)?;
-        let all = repo.snapshots.get()?;
-        let taken = |at: &Timestamp| all.is_some_and(|all| all.contains_key(at));
-        let mut at = Snapshot::moment(self.scratch.now);
-        while taken(&at) {
-            at += SignedDuration::from_secs(1);
-        }
-        Ok(at)
+        repo.snapshots.get()?;
+        Ok(repo.free_moment(self.scratch.now))
     }
 }

@@ -72,7 +72,7 @@ pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
     let none = Snapshots::new();
     let all = repo.snapshots.known().unwrap_or(&none);
     match command {
-        Command::Create { .. } => create(session, &found).await,
+        Command::Create { .. } => create(session, &found, repo.free_moment(Timestamp::now())).await,
         Command::List { output, .. } => list(all, *output),
         Command::Delete { at, yes, .. } => {
             let there = all.contains_key(at);
@@ -85,8 +85,7 @@ pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
     }
 }
 
-async fn create(session: Session, found: &Found) -> anyhow::Result<u8> {
-    let at = Snapshot::moment(Timestamp::now());
+async fn create(session: Session, found: &Found, at: Timestamp) -> anyhow::Result<u8> {
     let (name, shown) = (&found.record.name, Snapshot::shown(at));
     let done = format!(
         "snapshot {shown} of {name} is made; `renet repository fork --source {name} --snapshot \

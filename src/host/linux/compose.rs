@@ -204,7 +204,7 @@ pub(super) async fn wait(
         let mut waiting = None;
         for (name, service) in &project.services {
             let container = found.get(name);
-            if container.is_some_and(|container| is_well(service, container)) {
+            if container.is_some_and(|container| container.is_well(service.completes)) {
                 down.remove(name.as_str());
                 continue;
             }
@@ -225,14 +225,6 @@ pub(super) async fn wait(
             return Err(not_well(layout, network, name, container, elapsed(), limit).await);
         }
         tokio::time::sleep(POLL).await;
-    }
-}
-
-fn is_well(service: &ServiceSpec, container: &Container) -> bool {
-    match container.state {
-        ContainerState::Running => container.health == Health::Healthy,
-        ContainerState::Exited(status) => service.completes && status == 0,
-        ContainerState::Other => false,
     }
 }
 

@@ -73,8 +73,12 @@ pub(super) async fn keep_replaced(
     at: Timestamp,
 ) -> Result<Done, StepError> {
     let replaced = host.layout.replaced_image(guid);
+    let kept = match observe(&host.layout, guid) {
+        Part::Unknown(why) => return Err(StepError::machine(why)),
+        all => all.known().is_some_and(|all| Snapshot::is_rewind(all, at)),
+    };
     // It may have been kept already, and not gone yet.
-    if !host.layout.snapshot(guid, at).exists() {
+    if !kept {
         let copy = async |file: &File| storage::share(&replaced, file).await;
         commit(host, guid, at, MadeBy::Rewind, copy).await?;
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
 use crate::model::{
-    Actual, ContainerState, Function, Guid, Health, Made, MadeBy, Name, NetworkId, Object,
-    OnFailure, Patch, ProjectSpec, Record, Step,
+    Actual, ContainerState, Function, Guid, Made, MadeBy, Name, NetworkId, Object, OnFailure,
+    Patch, ProjectSpec, Record, Step,
 };
 
 impl World {
@@ -51,6 +51,9 @@ impl World {
                 if !self.snapshots.contains_key(&(*guid, *with)) {
                     wrong.push("there is no such snapshot".to_owned());
                 }
+            }
+            Step::KeepReplaced { guid, at } if self.snapshots.contains_key(&(*guid, *at)) => {
+                wrong.push("over a snapshot".to_owned());
             }
             Step::Format { volume, .. }
                 if self
@@ -113,10 +116,8 @@ impl World {
         let projects = repo.and_then(|repo| repo.containers.known());
         let containers = projects.and_then(|projects| projects.get(project));
         containers.is_some_and(|containers| {
-            containers.values().all(|container| match container.state {
-                ContainerState::Running => container.health == Health::Healthy,
-                state => state == ContainerState::Exited(0),
-            })
+            let mut all = containers.values();
+            all.all(|container| container.is_well(true))
         })
     }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::Step;
 use crate::model::{
-    Actual, ContainerState, Function, Header, Health, Record, Repository, RouteTable, Slots, Stop,
+    Actual, ContainerState, Function, Header, Record, Repository, RouteTable, Slots, Snapshot, Stop,
 };
 
 impl Step {
@@ -32,7 +32,8 @@ impl Step {
             Step::Replace { guid, keep, .. } => {
                 let repo = a.repo(*guid, &absent)?;
                 let kept = repo.snapshots.get()?;
-                repo.replaced.get()?.is_some() || kept.is_some_and(|all| all.contains_key(keep))
+                repo.replaced.get()?.is_some()
+                    || kept.is_some_and(|all| Snapshot::is_rewind(all, *keep))
             }
             Step::KeepReplaced { guid, .. } => a.repo(*guid, &absent)?.replaced.get()?.is_none(),
             Step::Thaw(guid) => a.repo(*guid, &absent)?.storage.frozen.get()?.is_none(),
@@ -157,11 +158,8 @@ impl Step {
                 let none = BTreeMap::new();
                 let containers = containers.get(&project.name).unwrap_or(&none);
                 project.services.iter().all(|(name, service)| {
-                    containers.get(name).is_some_and(|container| {
-                        container.state == ContainerState::Running
-                            && container.health == Health::Healthy
-                            || service.completes && container.state == ContainerState::Exited(0)
-                    })
+                    let container = containers.get(name);
+                    container.is_some_and(|container| container.is_well(service.completes))
                 })
             }
             Step::Down { guid, project, .. } => a

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use renet::execute::{LocalLocks, Options, Report, Silent, run};
 use renet::host::sim::kind;
-use renet::model::{Act, Blocked, Object, OnFailure, RunState, Step};
+use renet::model::{Act, Blocked, ContainerState, Object, OnFailure, RunState, Step};
 
 use super::world::*;
 
@@ -88,6 +88,33 @@ fn what_never_gets_well_holds_up_what_depends_on_it_and_nothing_else() {
     let report = lab.run(&wanted).unwrap();
     assert_eq!(steps(&report, &["Up"]), ["Up p1", "Up p0"]);
     assert!(report.in_sync());
+}
+
+#[test]
+fn what_a_command_brings_back_depends_on_what_its_manifest_says_now() {
+    let mut wanted = chain(&[0, 1]);
+    wanted.repo(0).depends = BTreeSet::from([(1, 0)]);
+    let lab = Lab::at_rest(&wanted);
+    let guid = lab.guid("r0");
+    let back = || lab.act(guid, Act::Rollback(name("p1"))).unwrap();
+    wanted.repo(0).projects.insert(1, 1);
+    assert!(lab.run(&wanted).unwrap().in_sync());
+    // Not beside one that is not well.
+    for container in lab.host.world().containers() {
+        container.state = ContainerState::Exited(1);
+    }
+    let report = back();
+    assert!(report.performed.is_empty(), "{:?}", done(&report));
+    let why = &report.last.plan.blocked[&Object::Repository(guid)];
+    assert_eq!(why.to_string(), "waits for service p0");
+    // What it no longer depends on may be gone.
+    wanted.repo(0).depends = BTreeSet::new();
+    wanted.repo(0).projects.remove(&0);
+    assert!(lab.prune(&wanted).unwrap().in_sync());
+    let report = back();
+    assert_eq!(steps(&report, &["Up"]), ["Up p1"], "{:?}", report.last.plan);
+    let record = lab.record(guid).unwrap();
+    assert!(record.depends_on.is_empty(), "{:?}", record.depends_on);
 }
 
 #[test]

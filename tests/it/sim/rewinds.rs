@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use renet::host::sim::Fault;
 use renet::model::{
-    Act, Danger, Digest, FileSet, Guid, MadeBy, Object, OnFailure, Patch, Rewind, RunState,
-    Snapshot, Step,
+    Act, Danger, Digest, FileSet, Guid, MadeBy, Object, OnFailure, Part, Patch, Rewind, RunState,
+    Size, Snapshot, Step,
 };
 
 use super::world::*;
@@ -209,6 +209,37 @@ fn nothing_opens_it_before_it_is_over() {
     assert!(lab.act(guid, Act::Mount { network: None }).is_some());
     assert!(is_over(&lab));
     assert_eq!(files(&lab, None), digest(&at(0), "p0"));
+}
+
+#[test]
+fn a_snapshot_of_the_time_by_which_it_is_to_be_kept_is_not_taken_for_it() {
+    for later in 0..20 {
+        let lab = begun();
+        let guid = lab.guid("r0");
+        let keep = lab.record(guid).unwrap().rewind.unwrap().keep;
+        {
+            let mut world = lab.host.world();
+            let copy = (*world.actual.repository(guid).unwrap()).clone();
+            world.snapshots.insert((guid, keep), copy);
+            let made_by = MadeBy::Command;
+            let size = Size::bytes(1);
+            let repo = world.actual.repo_mut(guid);
+            let mut all = repo.snapshots.known().cloned().unwrap_or_default();
+            all.insert(keep, Snapshot { size, made_by });
+            repo.snapshots = Part::Known(all);
+        }
+        lab.faults(&[(later, Fault::CrashAfter)]);
+        lab.run(&at(1));
+        lab.host.world().faults.clear();
+        lab.host.world().revive();
+        lab.run(&at(1)).unwrap();
+        assert!(is_over(&lab), "{later}");
+        assert_eq!(files(&lab, None), digest(&at(0), "p0"), "{later}");
+        let at_failure = kept(&lab).expect("the replaced image is kept");
+        assert_ne!(at_failure, keep, "{later}");
+        assert_eq!(files(&lab, Some(at_failure)), digest(&at(1), "p0"));
+        assert!(lab.run(&at(1)).unwrap().performed.is_empty(), "{later}");
+    }
 }
 
 /// A snapshot, and then another revision that is well.
