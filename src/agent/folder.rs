@@ -11,8 +11,8 @@ use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watche
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Editors write, rename and chmod within this.
-const QUIET: Duration = Duration::from_millis(100);
+/// Editors write, rename and chmod within half of this.
+const QUIET: Duration = Duration::from_millis(60);
 /// Who never stops writing is heard all the same.
 const LATEST: Duration = Duration::from_secs(1);
 /// Between two tries to watch what could not be watched.

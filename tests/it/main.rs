@@ -39,6 +39,7 @@ mod agent {
 }
 /// A container: systemd on this kernel.
 mod container {
+    mod many;
     mod nspawn;
     mod story;
     mod units;

@@ -1,5 +1,5 @@
 use super::network::Network;
-use super::{Which, by, carry_out, find, records};
+use super::{all, by, carry_out, find, records};
 use crate::cli::session::Session;
 use crate::model::{Act, Layout, Suspension};
 
@@ -7,7 +7,7 @@ use crate::model::{Act, Layout, Suspension};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    which: Which,
+    which: all::Which,
     /// Close it too
     #[arg(long)]
     unmount: bool,
@@ -43,15 +43,12 @@ impl Pause {
 
 /// Exit code 0 also where it is absent or down already.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
-    let pause = args.pause.suspension("repository down");
-    close(
-        layout,
-        args.which.said(),
-        &args.network,
-        pause,
-        args.unmount,
-    )
-    .await
+    let verb = if args.unmount { "close" } else { "stop" };
+    let one = async |said: String| {
+        let pause = args.pause.suspension("repository down");
+        close(layout.clone(), &said, &args.network, pause, args.unmount).await
+    };
+    args.which.each(&layout, verb, one).await
 }
 
 /// Takes down, and with `close` closes.

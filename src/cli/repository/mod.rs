@@ -1,6 +1,7 @@
 //! Commands on one repository: small reconciles over the same steps as `apply`.
 
 mod adopt;
+mod all;
 mod autostart;
 mod create;
 mod delete;

@@ -18,16 +18,25 @@ pub struct Args {
 /// Exit code 0 also where it is mounted already, 3 where it is absent or its
 /// passphrase does not fit.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
+    open(layout, args.which.said(), &args.network, &args.passphrase).await
+}
+
+/// Opens it.
+pub async fn open(
+    layout: Layout,
+    said: &str,
+    network: &Network,
+    passphrase: &passphrase::Args,
+) -> anyhow::Result<u8> {
     let session = Session::command(layout)?;
-    let said = args.which.said();
     let actual = records(&session).await;
     let found = find(&actual, said, false)?.ok_or_else(|| absent(&actual, said))?;
     let name = found.record.name.to_string();
-    let session = open_with(session, &found, &args.passphrase).await?;
+    let session = open_with(session, &found, passphrase).await?;
     let point = session.layout.mount(found.guid);
     let point = point.display();
     let act = Act::Mount {
-        network: args.network.said()?,
+        network: network.said()?,
     };
     let done = format!("{name} is mounted at {point}");
     let already = format!("{name} is mounted at {point} already");

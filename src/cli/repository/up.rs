@@ -1,7 +1,7 @@
 use super::network::Network;
-use super::{Which, absent, carry_out, find, open_with, records};
-use crate::cli::passphrase;
+use super::{absent, all, carry_out, find, mount, open_with, records};
 use crate::cli::session::{Meant, Session};
+use crate::cli::{Failure, passphrase};
 use crate::host::linux::LinuxHost;
 use crate::model::{Act, Layout};
 
@@ -9,7 +9,13 @@ use crate::model::{Act, Layout};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    which: Which,
+    which: all::Which,
+    /// Open it first, which it does anyway
+    #[arg(long)]
+    mount: bool,
+    /// Open it, and without `--mount` start nothing
+    #[arg(long)]
+    mount_only: bool,
     #[command(flatten)]
     network: Network,
     #[command(flatten)]
@@ -18,8 +24,22 @@ pub struct Args {
 
 /// Exit code 0 done, 3 where it is absent or something failed.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
+    if args.which.is_all() && args.passphrase.is_said() {
+        let message = "with --all no passphrase is read: `passphraseFrom` of each manifest, or its \
+                       key for the boot, opens it";
+        return Err(Failure::usage(message.to_owned()).into());
+    }
+    let mount_only = args.mount_only && !args.mount;
+    let one = async |said: String| match mount_only {
+        true => mount::open(layout.clone(), &said, &args.network, &args.passphrase).await,
+        false => up(args, layout.clone(), &said).await,
+    };
+    let verb = if mount_only { "open" } else { "start" };
+    args.which.each(&layout, verb, one).await
+}
+
+async fn up(args: &Args, layout: Layout, said: &str) -> anyhow::Result<u8> {
     let session = Session::command(layout.clone())?;
-    let said = args.which.said();
     let actual = records(&session).await;
     let found = find(&actual, said, false)?.ok_or_else(|| absent(&actual, said))?;
     let name = found.record.name.to_string();

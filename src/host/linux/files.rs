@@ -50,6 +50,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder(above(path)?)
 }
 
+/// Writes a file that may be lost as [`write_atomic`] does, but nobody waits for the disk:
+/// a power cut may leave it empty.
+pub fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace(path, bytes, mode, |_| Ok(()))
+}
+
 fn replace(
     path: &Path,
     bytes: &[u8],
@@ -150,10 +156,9 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> io::Result<
     write_atomic(path, &json(value)?, mode)
 }
 
-/// Writes a JSON file that may be lost: nobody waits for the disk, and a power cut
-/// may leave it empty.
+/// Writes a JSON file with [`write_unsynced`].
 pub fn write_json_unsynced(path: &Path, value: &impl Serialize, mode: u32) -> io::Result<()> {
-    replace(path, &json(value)?, mode, |_| Ok(()))
+    write_unsynced(path, &json(value)?, mode)
 }
 
 fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {

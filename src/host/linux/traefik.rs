@@ -134,8 +134,9 @@ fn static_settings(layout: &Layout, spec: &ProxySpec) -> Value {
         "log": {"level": "INFO"},
         "entryPoints": points,
         "providers": {
-            // The default of 2 s is the delay that users would see.
-            "providersThrottleDuration": "100ms",
+            // The default of 2 s is the delay that users would see; the router gathers
+            // what happens at once.
+            "providersThrottleDuration": "10ms",
             "file": {"directory": layout.proxy_dynamic(), "watch": true},
         },
     });

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct Load {
     spared: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    answers: Arc<AtomicUsize>,
     asking: Option<JoinHandle<Asked>>,
 }
 
@@ -33,7 +34,8 @@ impl Load {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicBool::new(false)),
         );
-        let (spare, end) = (spared.clone(), stop.clone());
+        let answers = Arc::new(AtomicUsize::new(0));
+        let (spare, end, count) = (spared.clone(), stop.clone(), answers.clone());
         let asking = std::thread::spawn(move || {
             let mut asked = Asked::default();
             while !end.load(Ordering::SeqCst) {
@@ -46,6 +48,7 @@ impl Load {
                     continue;
                 }
                 asked.requests += 1;
+                count.fetch_add(1, Ordering::SeqCst);
                 asked.slowest = asked.slowest.max(began.elapsed());
                 match answer {
                     Ok(text) if text.contains(" 200 ") => {}
@@ -59,7 +62,17 @@ impl Load {
         Self {
             spared,
             stop,
+            answers,
             asking: Some(asking),
+        }
+    }
+
+    /// Waits until it was asked.
+    fn is_answered(&self) {
+        let began = Instant::now();
+        while self.answers.load(Ordering::SeqCst) == 0 {
+            assert!(began.elapsed() < 10 * PATIENCE, "nobody answers");
+            std::thread::sleep(BETWEEN);
         }
     }
 
@@ -104,6 +117,9 @@ fn l42_what_starts_and_stops_disturbs_no_other() {
             Load::on(SocketAddr::from((Ipv4Addr::from(first), 8080)))
         })
         .collect();
+    for load in &loads {
+        load.is_answered();
+    }
     let mut runs = vec![true; count];
     for round in 0..rounds {
         let which = dice.below(count as u64) as usize;
@@ -130,5 +146,39 @@ fn l42_what_starts_and_stops_disturbs_no_other() {
         assert!(asked.requests > 0, "{name} was never asked");
         assert!(asked.lost.is_empty(), "{name}: {:?}", asked.lost);
     }
+
+    // All at once, by one command.
+    let open = || lab.loops().len();
+    let said = lab.expect(0, &["repository", "down", "--all", "--dry-run"]);
+    assert_eq!(said.matches("would stop r").count(), count, "{said}");
+    assert!(open() > count);
+    lab.expect(
+        0,
+        &["repository", "down", "--all", "--unmount", "--parallel"],
+    );
+    assert!(open() <= 1, "{:?}", lab.loops());
+    lab.says(2, &["repository", "up", "--all", "--name", "r0"], "--name");
+    lab.says(
+        2,
+        &["repository", "up", "--all", "--password-stdin"],
+        "--all",
+    );
+    lab.expect(0, &["repository", "up", "--all", "--mount-only"]);
+    assert!(open() > count);
+    lab.expect(0, &["repository", "up", "--all", "--concurrency", "2"]);
+    lab.expect(0, &["diff"]);
+    // One that cannot come up holds up no other.
+    lab.expect(0, &["repository", "down", "--all", "--unmount"]);
+    let first = lab.image(&lab.guid("r0"));
+    let aside = first.with_extension("aside");
+    std::fs::rename(&first, &aside).unwrap();
+    let said = lab.expect(3, &["repository", "up", "--all"]);
+    assert!(said.contains("r0"), "{said}");
+    for network in &networks[1..] {
+        let first = (127 << 24) + network.parse::<u32>().unwrap() + 2;
+        let address = SocketAddr::from((Ipv4Addr::from(first), 8080));
+        assert!(ask(address).unwrap().contains(" 200 "), "{network}");
+    }
+    std::fs::rename(&aside, &first).unwrap();
     lab.uninstall();
 }

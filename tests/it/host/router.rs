@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -82,6 +83,33 @@ fn web() -> String {
     format!("web.shop.demo.{BASE}")
 }
 
+/// Asks for a host again and again.
+struct Load {
+    stop: Arc<AtomicBool>,
+    asking: JoinHandle<BTreeMap<u16, usize>>,
+}
+
+impl Load {
+    fn on(host: String) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = stop.clone();
+        let asking = std::thread::spawn(move || {
+            let mut counts = BTreeMap::new();
+            while !ends.load(Ordering::SeqCst) {
+                *counts.entry(code(HTTP, &host)).or_default() += 1;
+            }
+            counts
+        });
+        Self { stop, asking }
+    }
+
+    /// How often each status was the answer; 0 where nobody answered.
+    fn end(self) -> BTreeMap<u16, usize> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.asking.join().unwrap()
+    }
+}
+
 fn router_pid(lab: &Lab) -> i32 {
     let path = lab.root.join("run/rediacc/router/child.pid");
     fs::read_to_string(path).unwrap().trim().parse().unwrap()
@@ -149,28 +177,51 @@ fn labels_are_routes_and_the_proxy_s_commands_work_with_nothing_and_with_everyth
 
     // L52: an apply without a router writes the same bytes. Killed under load, the router
     // loses nobody's request, and comes back with what it had.
-    let stop = Arc::new(AtomicBool::new(false));
-    let ends = stop.clone();
-    let load = std::thread::spawn(move || {
-        let mut counts = BTreeMap::<u16, usize>::new();
-        while !ends.load(Ordering::SeqCst) {
-            *counts.entry(code(HTTP, &web())).or_default() += 1;
-        }
-        counts
-    });
-    let pid = router_pid(&lab);
-    kill(pid);
-    until("another router", || {
-        fs::read_to_string(lab.root.join("run/rediacc/router/child.pid"))
-            .is_ok_and(|text| text.trim() != pid.to_string())
-            && get(ROUTER, "localhost", "/health").is_some_and(|(code, _)| code == 200)
+    let pid_of = |name: &str| lab.root.join(format!("run/rediacc/{name}/child.pid"));
+    // Killed, it is back as another process.
+    let killed = |name: &str| {
+        let pid = || fs::read_to_string(pid_of(name)).unwrap_or_default();
+        let before = pid();
+        kill(before.trim().parse().unwrap());
+        until(name, || !pid().trim().is_empty() && pid() != before);
+    };
+    let load = Load::on(web());
+    killed("router");
+    until("its answer", || {
+        get(ROUTER, "localhost", "/health").is_some_and(|(code, _)| code == 200)
     });
     lab.says(0, &["proxy", "refresh"], "as published");
     assert_eq!(files(), before);
-    stop.store(true, Ordering::SeqCst);
-    let counts = load.join().unwrap();
+    let counts = load.end();
     assert_eq!(counts.keys().collect::<Vec<_>>(), [&200], "{counts:?}");
     println!("requests while the router was killed: {counts:?}");
+
+    // The same for the daemon of another repository.
+    let load = Load::on(web());
+    killed(&format!("docker-{}", lab.network_of("wiki")));
+    until("its repository", || code(HTTP, "page.localhost") == 200);
+    until("what was", || files() == before);
+    lab.says(0, &["proxy", "refresh"], "as published");
+    let counts = load.end();
+    assert_eq!(counts.keys().collect::<Vec<_>>(), [&200], "{counts:?}");
+    println!("requests while another daemon was killed: {counts:?}");
+
+    // Killed itself, the proxy loses what it was asked meanwhile, and nothing more; it
+    // listens a moment before it has read its routes.
+    let load = Load::on(web());
+    killed("proxy");
+    let back = until("the proxy", || code(HTTP, &web()) == 200);
+    let counts = load.end();
+    assert!(
+        counts.keys().all(|code| [0, 200, 404].contains(code)),
+        "{counts:?}"
+    );
+    println!("requests while the proxy was killed, back {back:?} after its start: {counts:?}");
+    let load = Load::on(web());
+    lab.says(0, &["proxy", "refresh"], "as published");
+    assert_eq!(load.end().keys().collect::<Vec<_>>(), [&200]);
+    assert_eq!(files(), before);
+    assert_eq!(get(10_000, "any", "/").unwrap().1.trim(), "web");
     // What somebody removes is back.
     fs::remove_file(&dynamic).unwrap();
     until("the file", || dynamic.exists());
@@ -425,7 +476,7 @@ fn labels_mean_what_traefik_s_docker_provider_makes_of_them_and_as_quickly() {
         18_288,
         18_300,
         &json!({
-            "providersThrottleDuration": "100ms",
+            "providersThrottleDuration": "10ms",
             "file": {"directory": lab.root.join("opt/rediacc/proxy/traefik/dynamic"), "watch": true},
         }),
     );

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -25,15 +26,9 @@ use crate::router::Container;
 const LOOK: Duration = Duration::from_millis(500);
 /// What happens at once is published once.
 const GATHER: Duration = Duration::from_millis(5);
-/// A daemon tells that a container ended before its own list shows it.
-const LAGS: [Duration; 6] = [
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(20),
-    Duration::from_millis(40),
-    Duration::from_millis(80),
-    Duration::from_millis(400),
-];
+/// A daemon tells that a container ended before its own list shows it: the whole list is
+/// asked for a while after the last word of one.
+const LAGS: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(400)];
 /// How soon a daemon that broke off is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -64,20 +59,22 @@ where
         tokio::select! {
             () = cancel.cancelled() => break,
             _ = ticks.tick() => router.tick(),
-            Some(network) = router.hears.recv() => {
-                router.dirty.insert(network);
+            Some(heard) = router.hears.recv() => {
+                router.note(heard);
                 tokio::time::sleep(GATHER).await;
-                while let Ok(network) = router.hears.try_recv() {
-                    router.dirty.insert(network);
+                while let Ok(heard) = router.hears.try_recv() {
+                    router.note(heard);
                 }
             }
-            Some((network, found)) = router.answers.recv() => {
-                let mut next = Some((network, found));
-                while let Some((network, found)) = next {
-                    router.hear(network, found);
-                    for (_, left) in &mut waiting {
-                        left.entry(network).and_modify(|count| *count -= 1);
-                        left.retain(|_, count| *count > 0);
+            Some(answer) = router.answers.recv() => {
+                let mut next = Some(answer);
+                while let Some(answer) = next {
+                    let network = answer.network;
+                    if router.hear(answer) {
+                        for (_, left) in &mut waiting {
+                            left.entry(network).and_modify(|count| *count -= 1);
+                            left.retain(|_, count| *count > 0);
+                        }
                     }
                     next = router.answers.try_recv().ok();
                 }
@@ -116,14 +113,34 @@ where
 /// How a file was when it was last looked at.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
-/// What a daemon showed; nothing where it did not answer.
-type Answer = (NetworkId, Option<Vec<Container>>);
+/// Something happened in a daemon: to one container, by name, or to whatever it has.
+struct Heard {
+    network: NetworkId,
+    container: Option<String>,
+}
+
+/// What a daemon showed.
+struct Answer {
+    network: NetworkId,
+    found: Found,
+}
+
+enum Found {
+    /// Everything.
+    All(Vec<Container>),
+    /// One container, by name, or that it is gone.
+    One(String, Option<Container>),
+    /// It did not answer.
+    Nothing,
+}
 
 struct Router {
     layout: Layout,
     seen: Seen,
     /// Of whom something was heard.
     dirty: BTreeSet<NetworkId>,
+    /// Of which of their containers.
+    touched: BTreeSet<(NetworkId, String)>,
     /// Who is being asked: one that hangs holds up nobody else.
     asking: BTreeSet<NetworkId>,
     answer: mpsc::Sender<Answer>,
@@ -136,8 +153,8 @@ struct Router {
     /// The last table that was published: where its file was torn, it goes on.
     last: crate::model::RouteTable,
     followed: BTreeMap<NetworkId, JoinHandle<()>>,
-    heard: mpsc::Sender<NetworkId>,
-    hears: mpsc::Receiver<NetworkId>,
+    heard: mpsc::Sender<Heard>,
+    hears: mpsc::Receiver<Heard>,
 }
 
 impl Drop for Router {
@@ -155,6 +172,7 @@ impl Router {
             layout,
             seen: Seen::default(),
             dirty: BTreeSet::new(),
+            touched: BTreeSet::new(),
             asking: BTreeSet::new(),
             answer,
             answers,
@@ -207,8 +225,31 @@ impl Router {
         }
     }
 
+    fn note(&mut self, Heard { network, container }: Heard) {
+        match container {
+            // Until all that it has is known, one is not enough.
+            Some(name) if self.seen.asked.contains_key(&network) => {
+                self.touched.insert((network, name));
+            }
+            _ => drop(self.dirty.insert(network)),
+        }
+    }
+
     /// Asks the daemons of whom something was heard.
     fn ask(&mut self) {
+        for (network, name) in std::mem::take(&mut self.touched) {
+            let (layout, answer) = (self.layout.clone(), self.answer.clone());
+            tokio::spawn(async move {
+                // Whoever does not answer is asked for the whole list soon.
+                let Some(client) = dockerd::connect(&layout, network).await else {
+                    return;
+                };
+                if let Ok(one) = look::one(&client, network, &name).await {
+                    let found = Found::One(name, one);
+                    let _ = answer.send(Answer { network, found }).await;
+                }
+            });
+        }
         let free = |network: &NetworkId| !self.asking.contains(network);
         let next: Vec<NetworkId> = self.dirty.iter().copied().filter(free).collect();
         for network in next {
@@ -220,12 +261,22 @@ impl Router {
                     Some(client) => look::of_daemon(&client, network).await.ok(),
                     None => None,
                 };
-                let _ = answer.send((network, found)).await;
+                let found = found.map_or(Found::Nothing, Found::All);
+                let _ = answer.send(Answer { network, found }).await;
             });
         }
     }
 
-    fn hear(&mut self, network: NetworkId, found: Option<Vec<Container>>) {
+    /// Whether it is the answer to the question for everything.
+    fn hear(&mut self, Answer { network, found }: Answer) -> bool {
+        let found = match found {
+            Found::One(name, one) => {
+                self.stale |= self.seen.put(network, &name, one);
+                return false;
+            }
+            Found::All(found) => Some(found),
+            Found::Nothing => None,
+        };
         self.asking.remove(&network);
         match found {
             Some(found) => {
@@ -243,6 +294,7 @@ impl Router {
             }
             None => {}
         }
+        true
     }
 
     /// Looks at the user's certificates again where one of their files changed, and now
@@ -317,6 +369,31 @@ impl Seen {
         asked.chain(self.mute.iter().copied()).collect()
     }
 
+    /// Puts one container in its place among those of its daemon. Whether that changed
+    /// anything.
+    fn put(&mut self, network: NetworkId, name: &str, one: Option<Container>) -> bool {
+        let Some(all) = self.asked.get_mut(&network) else {
+            return false;
+        };
+        let place = all.binary_search_by(|other| other.name.as_str().cmp(name));
+        match (place, one) {
+            (Ok(at), Some(one)) if all[at] == one => false,
+            (Ok(at), Some(one)) => {
+                all[at] = one;
+                true
+            }
+            (Ok(at), None) => {
+                all.remove(at);
+                true
+            }
+            (Err(at), Some(one)) => {
+                all.insert(at, one);
+                true
+            }
+            (Err(_), None) => false,
+        }
+    }
+
     fn forget(&mut self, network: NetworkId) {
         self.asked.remove(&network);
         self.mute.remove(&network);
@@ -324,7 +401,7 @@ impl Seen {
 }
 
 /// Passes on that something happened in one daemon, until it is gone for good.
-async fn follow(layout: &Layout, network: NetworkId, heard: &mpsc::Sender<NetworkId>) {
+async fn follow(layout: &Layout, network: NetworkId, heard: &mpsc::Sender<Heard>) {
     const EVENTS: [&str; 8] = [
         "start",
         "die",
@@ -335,6 +412,10 @@ async fn follow(layout: &Layout, network: NetworkId, heard: &mpsc::Sender<Networ
         "health_status",
         "update",
     ];
+    let all = || Heard {
+        network,
+        container: None,
+    };
     loop {
         let began = Instant::now();
         if let Some(client) = dockerd::connect(layout, network).await {
@@ -349,26 +430,34 @@ async fn follow(layout: &Layout, network: NetworkId, heard: &mpsc::Sender<Networ
                 .filters(&filters)
                 .build();
             let mut events = Box::pin(client.events(Some(options)));
-            if heard.send(network).await.is_err() {
+            if heard.send(all()).await.is_err() {
                 return;
             }
-            while let Some(Ok(_)) = events.next().await {
-                if heard.send(network).await.is_err() {
+            while let Some(Ok(event)) = events.next().await {
+                let renamed = event.action.as_deref() == Some("rename");
+                let container = name(event).filter(|_| !renamed);
+                if heard.send(Heard { network, container }).await.is_err() {
                     return;
                 }
                 let heard = heard.clone();
                 tokio::spawn(async move {
                     for lag in LAGS {
                         tokio::time::sleep(lag).await;
-                        let _ = heard.send(network).await;
+                        let container = None;
+                        let _ = heard.send(Heard { network, container }).await;
                     }
                 });
             }
             // The daemon is gone, or going.
-            if heard.send(network).await.is_err() {
+            if heard.send(all()).await.is_err() {
                 return;
             }
         }
         tokio::time::sleep(AGAIN.saturating_sub(began.elapsed())).await;
     }
+}
+
+/// The container that an event is about.
+fn name(event: EventMessage) -> Option<String> {
+    event.actor?.attributes?.remove("name")
 }

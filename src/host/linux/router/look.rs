@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bollard::Docker;
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, HealthStatusEnum,
+};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
 
 use super::super::containers::within;
@@ -95,6 +98,48 @@ fn container(network: NetworkId, summary: ContainerSummary) -> Container {
         runs,
         serves: runs && !ill,
     }
+}
+
+/// One container of a daemon; nothing where it has none of that name.
+pub(super) async fn one(
+    client: &Docker,
+    network: NetworkId,
+    name: &str,
+) -> Result<Option<Container>, String> {
+    const GONE: u16 = 404;
+    let inspected = within(async {
+        let options = None::<InspectContainerOptions>;
+        match client.inspect_container(name, options).await {
+            Err(Error::DockerResponseServerError {
+                status_code: GONE, ..
+            }) => Ok(None),
+            other => other.map(Some),
+        }
+    });
+    let Some(inspected) = inspected.await? else {
+        return Ok(None);
+    };
+    let state = inspected.state.unwrap_or_default();
+    let config = inspected.config.unwrap_or_default();
+    let runs = state.status == Some(ContainerStateStatusEnum::RUNNING);
+    let health = state.health.and_then(|health| health.status);
+    let ill = matches!(
+        health,
+        Some(HealthStatusEnum::STARTING | HealthStatusEnum::UNHEALTHY)
+    );
+    let mut container = Container {
+        network,
+        name: name.to_owned(),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        tcp: BTreeSet::new(),
+        udp: BTreeSet::new(),
+        runs,
+        serves: runs && !ill,
+    };
+    if container.serves && container.needs_port() {
+        (container.tcp, container.udp) = exposed(&config.exposed_ports.unwrap_or_default());
+    }
+    Ok(Some(container))
 }
 
 /// The ports of `8080/tcp` and `53/udp`.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use certificates::Found;
 
-use super::files::{read_json, write_atomic, write_json};
+use super::files::{read_json, write_json, write_unsynced};
 use super::traefik;
 use crate::host::{Done, StepError};
 use crate::model::{Format, Layout, Name, NetworkId, Part, RouteRecord, RouteTable};
@@ -230,7 +230,7 @@ fn write(
     if old != text.as_bytes() {
         let beside = layout.proxy().join("traefik/renet.yml.new");
         std::fs::create_dir_all(layout.proxy_dynamic())
-            .and_then(|()| write_atomic(&beside, text.as_bytes(), MODE))
+            .and_then(|()| write_unsynced(&beside, text.as_bytes(), MODE))
             .and_then(|()| std::fs::rename(&beside, &target))
             .map_err(|error| failed(&target, &error))?;
         done = Done::Changed;
