@@ -67,7 +67,7 @@ fn the_page_s_commands_do_what_it_says() {
         id: 2816,
     };
     let machine = &page.machine;
-    page.run("renet datastore init --size 4G");
+    page.run("renet datastore init --size 8G");
     page.run("printf secret | renet repository create --name {uuid} --network-id {id} --size 2G --encrypted");
     let listed = page.run("renet repository list");
     assert!(listed.contains(&page.uuid), "{listed}");
@@ -146,5 +146,41 @@ done"#
     page.run("renet proxy logs");
     page.run("renet proxy down");
 
-    page.run("renet repository expand --name {uuid} --size 3G");
+    // Copied and grown while it runs.
+    let copy = "7a1f0c55-0d0b-4d7e-9b1e-5f2f3c1b7e22";
+    page.run(&format!(
+        "renet repository fork --source {{uuid}} --target {copy}"
+    ));
+    assert!(page.run("renet repository list").contains(copy));
+    let room = || -> u64 {
+        let line = machine.sh(&format!("df --output=size -B1M {inside} | tail -n 1"));
+        line.trim().parse().unwrap()
+    };
+    let before = room();
+    page.run("renet repository expand --name {uuid} --size 4G");
+    assert!(room() > before * 19 / 10, "{before} MiB to {}", room());
+    machine.sh("curl -sf -m 10 -o /dev/null http://127.0.11.4:8080/busybox");
+
+    page.run("renet datastore status");
+    page.run("renet datastore validate");
+    page.run("renet datastore expand");
+    page.run("renet prune --dry-run");
+    page.run("renet prune");
+    let listed = page.run("renet repository list");
+    assert!(
+        listed.contains(copy) && listed.contains(&page.uuid),
+        "{listed}"
+    );
+
+    page.run("renet repository down --name {uuid} --network-id {id}");
+    assert_eq!(
+        page.run("sudo renet docker --network-id {id} -- ps -aq")
+            .trim(),
+        ""
+    );
+    page.run("renet repository delete --name {uuid} --network-id {id}");
+    let gone = machine.open();
+    assert!(!gone.contains(&page.uuid), "{gone}");
+    let listed = page.run("renet repository list");
+    assert!(listed.contains(copy), "{listed}");
 }

@@ -269,17 +269,13 @@ impl Router {
 
     /// Whether it is the answer to the question for everything.
     fn hear(&mut self, Answer { network, found }: Answer) -> bool {
-        let found = match found {
-            Found::One(name, one) => {
-                self.stale |= self.seen.put(network, &name, one);
-                return false;
-            }
-            Found::All(found) => Some(found),
-            Found::Nothing => None,
-        };
-        self.asking.remove(&network);
+        let is_whole = !matches!(found, Found::One(..));
+        if is_whole {
+            self.asking.remove(&network);
+        }
         match found {
-            Some(found) => {
+            Found::One(name, one) => self.stale |= self.seen.put(network, &name, one),
+            Found::All(found) => {
                 let was_mute = self.seen.mute.remove(&network);
                 if was_mute || self.seen.asked.get(&network) != Some(&found) {
                     self.seen.asked.insert(network, found);
@@ -287,14 +283,14 @@ impl Router {
                 }
             }
             // What it had goes on.
-            None if dockerd::networks(&self.layout).contains(&network) => {
+            Found::Nothing if dockerd::networks(&self.layout).contains(&network) => {
                 let first = self.seen.mute.insert(network);
                 let had = self.seen.asked.remove(&network).is_some();
                 self.stale |= first || had;
             }
-            None => {}
+            Found::Nothing => {}
         }
-        true
+        is_whole
     }
 
     /// Looks at the user's certificates again where one of their files changed, and now
