@@ -259,6 +259,12 @@ async fn expand(session: Session, said: Option<&str>) -> anyhow::Result<u8> {
             size
         }
     };
+    if said.is_none() && size <= is {
+        say(&format!(
+            "the datastore has {is} already, as much as its disk allows\n"
+        ));
+        return Ok(0);
+    }
     if size <= is {
         let message = format!("the datastore has {is} already, and is never shrunk");
         return Err(refuse(format!("{message}; nothing was changed")).into());

@@ -1,5 +1,6 @@
 //! Many repositories on one machine.
 
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use super::nspawn::Container;
 use crate::desired;
 use crate::dice::{is_left_out, long};
 use crate::guest::Guest as _;
+
+const LONG: Duration = Duration::from_secs(30);
 
 /// Runs renet, which may take long, and expects that exit code.
 fn timed(container: &Container, code: i32, args: &[&str]) -> Duration {
@@ -63,14 +66,14 @@ fn what_many_repositories_cost_when_nothing_is_to_do_grows_no_faster_than_they()
     let rest = timed(&container, 0, &["apply", "--yes"]);
     let at_many = nothing_to_do(&container);
     let memory = memory(&container);
-    let answers = container.sh(&format!(
-        "id=2816
-        for n in $(seq {many}); do
-            curl -sf -m 10 http://127.$((id >> 16)).$((id >> 8 & 255)).$(((id & 255) + 2)):8080
-            id=$((id + 64))
-        done"
-    ));
-    assert_eq!(answers.matches("yes").count(), many, "{answers}");
+    for row in container.json(&["repository", "list"]).as_array().unwrap() {
+        let network = row["network_id"].as_u64().unwrap() as u32;
+        for service in [2, 3] {
+            let address = Ipv4Addr::from((127 << 24) + network + service);
+            let asked = format!("curl -sf -m 10 http://{address}:8080");
+            assert_eq!(container.until(&asked, LONG).trim(), "yes", "{row}");
+        }
+    }
     let all = |verb| ["repository", verb, "--all", "--parallel"];
     let down = timed(&container, 0, &[&all("down")[..], &["--unmount"]].concat());
     assert_eq!(container.open().matches("/mnt/rediacc/mounts").count(), 0);
