@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -116,9 +117,11 @@ pub(super) fn bind(from: &Path, to: &Path) -> Result<(), StepError> {
     })
 }
 
-/// Unmounts what is at a path; nothing there is fine. Where it is in use, the
-/// error says by whom.
+/// Unmounts what is at a path; nothing there is fine. Where it is in use for longer than
+/// somebody looks at it, the error says by whom.
 pub(super) fn unmount(point: &Path) -> Result<(), StepError> {
+    const LOOK: Duration = Duration::from_millis(500);
+    let began = Instant::now();
     while at(point).map_err(StepError::machine)?.is_some() {
         match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
@@ -126,6 +129,9 @@ pub(super) fn unmount(point: &Path) -> Result<(), StepError> {
             // mount happens at the others.
             Err(Errno::EINVAL | Errno::ENOENT)
                 if at(point).map_err(StepError::machine)?.is_none() => {}
+            Err(Errno::EBUSY) if began.elapsed() < LOOK => {
+                std::thread::sleep(LOOK / 20);
+            }
             Err(error) => {
                 let mut message = format!("unmounting {}: {error}", point.display());
                 let holders = holders(&real(point));
