@@ -381,6 +381,14 @@ async fn a_mount_in_use_stays_and_says_who_uses_it() {
         repo.storage.mount.known().is_some(),
         "it was half unmounted"
     );
+    // Whoever only looks is waited for.
+    let looks = fs::File::open(machine.layout().mount(guid())).unwrap();
+    let looking = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        drop(looks);
+    });
+    machine.perform(&Step::Unmount(image())).await.unwrap();
+    looking.join().unwrap();
     machine.is_gone().await;
 }
 
