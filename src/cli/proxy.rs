@@ -177,7 +177,8 @@ fn text(status: &Status) -> String {
 /// What the router has, or would make.
 async fn rows(layout: &Layout) -> Result<Vec<Row>, StepError> {
     let Some(answer) = router::ask(layout, Method::GET, "/routes.json").await? else {
-        return Ok(router::preview(layout).await?.rows);
+        let table = router::preview(layout).await?;
+        return Ok(table.rows().into_iter().cloned().collect());
     };
     let all: std::collections::BTreeMap<String, Vec<Row>> = serde_json::from_value(answer)
         .map_err(|error| StepError::machine(format!("another router runs: {error}")))?;

@@ -228,6 +228,11 @@ impl Layout {
         self.router().join("state.json")
     }
 
+    /// What each daemon was last seen to have, as far as routes go.
+    pub fn router_containers(&self) -> PathBuf {
+        self.router().join("containers")
+    }
+
     /// The router's pid file and lock.
     pub fn router_run(&self) -> PathBuf {
         self.run().join("router")

@@ -1,7 +1,7 @@
 //! What is asked for: by Route manifests and by `rediacc.*` labels; `declared` has those of
 //! `traefik.*` labels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -12,6 +12,7 @@ use super::{Claim, Container, Input, Protocol, Row, auto};
 use crate::model::{Name, NetworkId, Published};
 
 /// A router that somebody asked for.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Candidate {
     pub(super) row: Row,
     pub(super) value: Map<String, Value>,
@@ -37,6 +38,21 @@ impl Candidate {
         self.row.refused.is_none()
     }
 
+    /// The entry points that it names, as protocol and port.
+    pub(super) fn points(&self) -> impl Iterator<Item = (Protocol, u16)> {
+        let named = self.row.entry_points.iter();
+        let named = named.filter(|_| self.row.protocol != Protocol::Http);
+        named.filter_map(|point| {
+            let (protocol, port) = point.split_once('-')?;
+            let protocol = match protocol {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                _ => return None,
+            };
+            Some((protocol, port.parse().ok()?))
+        })
+    }
+
     /// Puts a router of its hosts on HTTPS, where that is asked for and can be.
     fn secure(&mut self, asked: Option<bool>, input: &Input) {
         match tls::wanted(&self.keys, asked, input) {
@@ -55,12 +71,17 @@ impl Candidate {
     }
 }
 
+/// Whose a Route manifest's service is. An address of no network leads nowhere that a
+/// label could claim.
+pub(super) fn network_of(route: &Published) -> NetworkId {
+    NetworkId::of(*route.backend.ip()).unwrap_or(NetworkId::FIRST)
+}
+
 /// What a Route manifest asks for.
 pub(super) fn manifest(name: &Name, route: &Published, input: &Input) -> Candidate {
     let rule = format!("Host(`{}`)", route.host);
     let keys = BTreeSet::from([route.host.to_string()]);
-    // An address of no network leads nowhere that a label could claim.
-    let network = NetworkId::of(*route.backend.ip()).unwrap_or(NetworkId::FIRST);
+    let network = network_of(route);
     let url = format!("http://{}", route.backend);
     let by = format!("route/{name}");
     let (value, service) = simple_http(&rule, name.as_str(), &url);
@@ -159,82 +180,75 @@ pub(super) fn automatic(container: &Container, input: &Input) -> Candidate {
     candidate
 }
 
-/// `rediacc.tcp_ports` and `rediacc.udp_ports`.
-pub(super) fn forward(
-    serving: &[&Container],
-    input: &Input,
-    others: &[Candidate],
-    rows: &mut Vec<Row>,
-) -> (Vec<Candidate>, BTreeMap<String, u16>) {
-    let claimed = others
-        .iter()
-        .filter(|other| other.row.protocol != Protocol::Http)
-        .flat_map(|other| other.row.entry_points.iter())
-        .filter_map(|point| {
-            let (protocol, port) = point.split_once('-')?;
-            let protocol = match protocol {
-                "tcp" => Protocol::Tcp,
-                "udp" => Protocol::Udp,
-                _ => return None,
-            };
-            Some((protocol, port.parse().ok()?))
-        });
-    let mut ports = Ports::new(input, claimed.collect());
+const FORWARDED: [(Protocol, &str); 2] = [
+    (Protocol::Tcp, "rediacc.tcp_ports"),
+    (Protocol::Udp, "rediacc.udp_ports"),
+];
+
+/// Whether it asks for forwarded ports.
+pub(super) fn wants_ports(container: &Container) -> bool {
+    let mut labels = FORWARDED.iter();
+    labels.any(|(_, label)| container.labels.contains_key(*label))
+}
+
+/// What `rediacc.tcp_ports` and `rediacc.udp_ports` ask for.
+pub(super) fn forward(container: &Container, ports: &mut Ports) -> Vec<Candidate> {
     let mut found = Vec::new();
-    for container in serving {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let label = format!("rediacc.{}_ports", protocol.as_str());
-            let Some(text) = container.label(&label) else {
-                continue;
-            };
-            let wanted = match ports::wanted(text) {
-                Ok(wanted) => wanted,
-                Err(why) => {
-                    let mut candidate = of_container(container, protocol, label);
-                    candidate.refuse(why);
-                    rows.push(candidate.row);
-                    continue;
-                }
-            };
-            for port in wanted {
-                let name = format!(
-                    "{}.{}.{}",
-                    container.network,
-                    container.service(),
-                    entry_point(protocol, port)
-                );
-                let mut candidate = of_container(container, protocol, name.clone());
-                let given = container
-                    .address()
-                    .ok_or_else(|| NO_ADDRESS.to_owned())
-                    .and_then(|address| Ok((address, ports.give(container, protocol, port)?)));
-                match given {
-                    Err(why) => candidate.refuse(why),
-                    Ok((address, given)) => {
-                        let point = entry_point(protocol, given);
-                        let backend = format!("{address}:{port}");
-                        candidate.value.insert("entryPoints".into(), json!([point]));
-                        candidate.value.insert("service".into(), json!(name));
-                        if protocol == Protocol::Tcp {
-                            const ANY: &str = "HostSNI(`*`)";
-                            candidate.value.insert("rule".into(), json!(ANY));
-                            candidate.row.rule = ANY.to_owned();
-                        }
-                        candidate.keys = BTreeSet::from([match protocol {
-                            Protocol::Udp => point.clone(),
-                            _ => format!("{point} *"),
-                        }]);
-                        candidate.service =
-                            Some(json!({"loadBalancer": {"servers": [{"address": backend}]}}));
-                        candidate.row.backend = backend;
-                        candidate.row.entry_points = vec![point];
-                    }
-                }
+    for (protocol, label) in FORWARDED {
+        let Some(text) = container.label(label) else {
+            continue;
+        };
+        let wanted = match ports::wanted(text) {
+            Ok(wanted) => wanted,
+            Err(why) => {
+                let mut candidate = of_container(container, protocol, label.to_owned());
+                candidate.refuse(why);
                 found.push(candidate);
+                continue;
             }
+        };
+        for port in wanted {
+            found.push(forward_one(container, protocol, port, ports));
         }
     }
-    (found, ports.kept)
+    found
+}
+
+fn forward_one(
+    container: &Container,
+    protocol: Protocol,
+    port: u16,
+    ports: &mut Ports,
+) -> Candidate {
+    let point = entry_point(protocol, port);
+    let name = format!("{}.{}.{point}", container.network, container.service());
+    let mut candidate = of_container(container, protocol, name.clone());
+    let given = container
+        .address()
+        .ok_or_else(|| NO_ADDRESS.to_owned())
+        .and_then(|address| Ok((address, ports.give(container, protocol, port)?)));
+    match given {
+        Err(why) => candidate.refuse(why),
+        Ok((address, given)) => {
+            let point = entry_point(protocol, given);
+            let backend = format!("{address}:{port}");
+            candidate.value.insert("entryPoints".into(), json!([point]));
+            candidate.value.insert("service".into(), json!(name));
+            if protocol == Protocol::Tcp {
+                const ANY: &str = "HostSNI(`*`)";
+                candidate.value.insert("rule".into(), json!(ANY));
+                candidate.row.rule = ANY.to_owned();
+            }
+            candidate.keys = BTreeSet::from([match protocol {
+                Protocol::Udp => point.clone(),
+                _ => format!("{point} *"),
+            }]);
+            candidate.service = Some(json!({"loadBalancer": {"servers": [{"address": backend}]}}));
+            candidate.row.backend = backend;
+            candidate.row.entry_points = vec![point];
+        }
+    }
+    candidate
 }
 
 pub(super) fn texts(list: &[Value]) -> Vec<String> {

@@ -11,14 +11,13 @@ use super::rule::{Of, Rule};
 use super::scope::{self, Scope};
 use super::tls::{self, Plain, WEBSECURE};
 use super::{Container, Input, MOST_PRIORITY, Protocol, Row, auto};
-use crate::model::NetworkId;
 
 /// What the labels of a container declare: its services and middlewares go
 /// into the scope of its repository.
 pub(super) fn declared(
     container: &Container,
     input: &Input,
-    scopes: &mut BTreeMap<(NetworkId, Protocol), Scope>,
+    scopes: &mut BTreeMap<Protocol, Scope>,
     rows: &mut Vec<Row>,
 ) -> Vec<Candidate> {
     let declared = labels::declared(container);
@@ -53,7 +52,7 @@ pub(super) fn declared(
             middlewares,
         } = parts;
         found.extend(routers_of(container, input, protocol, routers, &services));
-        let scope = scopes.entry((container.network, protocol)).or_default();
+        let scope = scopes.entry(protocol).or_default();
         let source = format!("{}/{}", container.network, container.service());
         scope.add(&source, services, middlewares, container, protocol);
     }

@@ -1,6 +1,6 @@
 //! Containers and Route manifests → one route table → Traefik's dynamic configuration.
 //!
-//! Pure: no I/O, no clock. [`table`] is the one function that makes the table, from
+//! Pure: no I/O, no clock. [`Tables::next`] is the one function that makes the table, from
 //! Route manifests, from `rediacc.*` labels and from `traefik.*` labels. What it cannot
 //! serve it refuses one by one, each with its reason, and serves everything else.
 
@@ -9,6 +9,7 @@ mod auto;
 mod claims;
 mod declared;
 mod labels;
+mod page;
 mod ports;
 mod render;
 mod rule;
@@ -20,6 +21,7 @@ mod tls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,7 +30,7 @@ use crate::model::{Name, NetworkId, ProxySpec, RouteTable};
 
 pub use ports::{entry_point, given};
 pub use render::{body, parse, render};
-pub use table::table;
+pub use table::Tables;
 pub use tls::{Certificate, NoOrders, OTHER_RESOLVER, RESOLVER, WEBSECURE};
 
 /// How long a label's text may be, in bytes. Traefik's own rules rarely pass 300.
@@ -51,16 +53,17 @@ pub struct Input<'a> {
     /// The names of all Route manifests.
     pub declared: &'a BTreeSet<Name>,
     /// All containers that were seen, whatever they do.
-    pub containers: &'a [Container],
+    pub containers: &'a Containers,
     /// Networks whose daemon could not be asked: what they have claimed stays theirs.
     pub away: &'a BTreeSet<NetworkId>,
-    /// What was given out before.
-    pub kept: &'a Kept,
     /// The user's own certificates.
     pub certificates: &'a [Certificate],
     /// Why none can be ordered, where the Machine says how and it cannot be.
     pub no_orders: Option<&'a NoOrders>,
 }
+
+/// The containers of each daemon. What is the very same list as before has not changed.
+pub type Containers = BTreeMap<NetworkId, Arc<Vec<Container>>>;
 
 /// A container, as far as routes go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,17 +208,16 @@ pub struct Section {
     pub middlewares: Parts,
 }
 
-/// Everything that the proxy is told.
+/// Everything that the proxy is told. Copies share what they have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
-    /// By protocol.
-    pub sections: BTreeMap<Protocol, Section>,
+    pages: BTreeMap<NetworkId, Arc<page::Page>>,
+    /// What is no repository's.
+    common: Arc<page::Page>,
     /// What it is told of TLS, where it answers HTTPS.
     pub tls: Option<Value>,
-    /// Every route that was asked for, served or not.
-    pub rows: Vec<Row>,
-    /// What is given out now.
-    pub kept: Kept,
+    /// The entry points that are given out.
+    pub ports: BTreeMap<String, u16>,
 }
 
 /// A route that was asked for.

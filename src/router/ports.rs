@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Container, DYNAMIC, Protocol, claims};
-use super::{Input, Kept};
-use crate::model::ProxySpec;
+use super::claims::{self, Claimants};
+use super::{Claim, Container, DYNAMIC, Protocol};
+use crate::model::{NetworkId, ProxySpec};
 
 /// Whether the proxy has the entry point.
 pub(super) fn exists(proxy: &ProxySpec, protocol: Protocol, port: u16) -> bool {
@@ -29,22 +29,16 @@ pub(super) fn key(container: &Container, protocol: Protocol, port: u16) -> Strin
 
 /// Gives out entry points.
 pub(super) struct Ports<'a> {
-    input: &'a Input<'a>,
-    /// By whom each is taken for good.
-    taken: BTreeSet<(Protocol, u16)>,
-    pub(super) kept: BTreeMap<String, u16>,
+    pub(super) proxy: &'a ProxySpec,
+    pub(super) claimants: Claimants<'a>,
+    /// Those that a router names by itself.
+    pub(super) named: BTreeSet<(Protocol, u16)>,
+    pub(super) claims: &'a BTreeMap<String, Claim>,
+    /// What is given out.
+    pub(super) given: &'a mut BTreeMap<String, u16>,
 }
 
-impl<'a> Ports<'a> {
-    /// `claimed` are those that a router names by itself.
-    pub(super) fn new(input: &'a Input<'a>, claimed: BTreeSet<(Protocol, u16)>) -> Self {
-        Self {
-            input,
-            taken: claimed,
-            kept: input.kept.ports.clone(),
-        }
-    }
-
+impl Ports<'_> {
     /// The entry point's port for a forwarded one: the one it had, else the one of the
     /// same number, else the next of the dynamic range.
     pub(super) fn give(
@@ -53,14 +47,14 @@ impl<'a> Ports<'a> {
         protocol: Protocol,
         port: u16,
     ) -> Result<u16, String> {
-        let proxy = self.input.proxy;
+        let proxy = self.proxy;
         if proxy.address.is_none() {
             return Err(
                 "the proxy forwards no ports: the Machine has no `proxy.address`".to_owned(),
             );
         }
         let key = key(container, protocol, port);
-        if let Some(had) = self.kept.get(&key)
+        if let Some(had) = self.given.get(&key)
             && exists(proxy, protocol, *had)
         {
             return Ok(*had);
@@ -81,13 +75,13 @@ impl<'a> Ports<'a> {
                 ),
             });
         };
-        self.kept.insert(key, found);
+        self.given.insert(key, found);
         Ok(found)
     }
 
     fn free(&self, container: &Container, protocol: Protocol, port: u16) -> Option<u16> {
         let given: BTreeSet<(Protocol, u16)> = self
-            .kept
+            .given
             .iter()
             .filter_map(|(key, port)| Some((protocol_of(key)?, *port)))
             .collect();
@@ -97,12 +91,12 @@ impl<'a> Ports<'a> {
                 Protocol::Udp => point,
                 _ => format!("{point} *"),
             };
-            let other = claims::holder(self.input, &key)
+            let other = claims::holder(self.claims, &key, self.claimants)
                 .is_some_and(|claim| claim.network != container.network);
-            exists(self.input.proxy, protocol, *port)
+            exists(self.proxy, protocol, *port)
                 && !other
                 && !given.contains(&(protocol, *port))
-                && !self.taken.contains(&(protocol, *port))
+                && !self.named.contains(&(protocol, *port))
         };
         if is_free(&port) {
             return Some(port);
@@ -115,23 +109,24 @@ impl<'a> Ports<'a> {
 
     /// Takes back what nobody is there for.
     fn release(&mut self) -> bool {
-        let before = self.kept.len();
-        let there: BTreeSet<String> = self
-            .input
-            .containers
-            .iter()
-            .map(|container| format!("{}/{}", container.network, container.service()))
-            .collect();
-        let away: BTreeSet<String> = self.input.away.iter().map(ToString::to_string).collect();
-        self.kept.retain(|key, _| {
-            let mut words = key.rsplitn(3, '/');
-            let (_, _, who) = (words.next(), words.next(), words.next());
-            let who = who.unwrap_or_default();
-            let network = who.split('/').next().unwrap_or_default();
-            there.contains(who) || away.contains(network)
+        let before = self.given.len();
+        let claimants = self.claimants;
+        self.given.retain(|key, _| {
+            let Some((network, service)) = whose(key) else {
+                return false;
+            };
+            claimants.is_away(network) || claimants.has(network, service)
         });
-        self.kept.len() < before
+        self.given.len() < before
     }
+}
+
+/// The network and the service of a [`key`].
+fn whose(key: &str) -> Option<(NetworkId, &str)> {
+    let (network, rest) = key.split_once('/')?;
+    let (service, _) = rest.rsplit_once('/')?.0.rsplit_once('/')?;
+    let network: u32 = network.parse().ok()?;
+    Some((NetworkId::try_from(network).ok()?, service))
 }
 
 fn protocol_of(key: &str) -> Option<Protocol> {
@@ -143,8 +138,8 @@ fn protocol_of(key: &str) -> Option<Protocol> {
 }
 
 /// What was given out, by protocol: `/ports`.
-pub fn given(kept: &Kept, protocol: Protocol) -> BTreeMap<&str, u16> {
-    let all = kept.ports.iter();
+pub fn given(ports: &BTreeMap<String, u16>, protocol: Protocol) -> BTreeMap<&str, u16> {
+    let all = ports.iter();
     all.filter(|(key, _)| protocol_of(key) == Some(protocol))
         .map(|(key, port)| (key.as_str(), *port))
         .collect()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::asked::{Candidate, WEB, texts};
-use super::{Input, Protocol, Row, Section, shorten};
+use super::{Input, Parts, Protocol, Row, shorten};
 use crate::model::{Name, ProxySpec};
 
 /// The entry point of requests over HTTPS.
@@ -244,8 +244,10 @@ fn names(domain: &Value) -> Vec<String> {
     main.map(str::to_owned).into_iter().chain(sans).collect()
 }
 
-/// What routers of HTTPS do over HTTP, where no other answers there.
-pub(super) fn plain(candidates: &[Candidate], proxy: &ProxySpec, section: &mut Section) {
+/// Adds what routers of HTTPS do over HTTP, where no other answers there. Says whether any
+/// sends requests to HTTPS, by [`redirect`].
+pub(super) fn plain(candidates: &[Candidate], routers: &mut Parts) -> bool {
+    let mut redirects = false;
     let served = || {
         let http = |one: &&Candidate| one.is_served() && one.row.protocol == Protocol::Http;
         candidates.iter().filter(http)
@@ -260,26 +262,30 @@ pub(super) fn plain(candidates: &[Candidate], proxy: &ProxySpec, section: &mut S
             Plain::Nothing => continue,
             Plain::Serves => {}
             Plain::Redirects => {
+                redirects = true;
                 value.insert("middlewares".into(), json!([REDIRECT]));
                 value.insert("service".into(), json!("noop@internal"));
-                section
-                    .middlewares
-                    .insert(REDIRECT.to_owned(), redirect(proxy));
             }
         }
         value.remove("tls");
         value.insert("entryPoints".into(), json!([WEB]));
-        let name = format!("{}.http", candidate.row.name);
-        section.routers.insert(name, Value::Object(value));
+        // A manifest may be called `2816`, and a label's router `http`.
+        let name = match candidate.rank.is_label {
+            true => format!("{}.http", candidate.row.name),
+            false => format!("{}:http", candidate.row.name),
+        };
+        routers.insert(name, Value::Object(value));
     }
+    redirects
 }
 
-fn redirect(proxy: &ProxySpec) -> Value {
+/// The middleware that sends requests to HTTPS.
+pub(super) fn redirect(proxy: &ProxySpec) -> (String, Value) {
     let mut to = json!({"scheme": "https", "permanent": true});
     if let Some(port) = proxy.https.filter(|port| *port != 443) {
         to["port"] = json!(port.to_string());
     }
-    json!({"redirectScheme": to})
+    (REDIRECT.to_owned(), json!({"redirectScheme": to}))
 }
 
 /// What the proxy is told of TLS itself, where it answers HTTPS.

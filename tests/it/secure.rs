@@ -41,7 +41,7 @@ fn acme(dns: bool, ca_server: Option<&str>) -> Acme {
 }
 
 fn router(table: &Table, name: &str) -> Value {
-    let http = &table.sections[&Protocol::Http].routers;
+    let http = &table.sections()[&Protocol::Http].routers;
     http.get(name).cloned().unwrap_or_default()
 }
 
@@ -58,7 +58,7 @@ fn a_route_is_served_over_https_where_there_is_a_certificate_for_its_host() {
     let secure = router(&table, "shop-web");
     assert_eq!(secure["entryPoints"], json!(["websecure"]));
     assert_eq!(secure["tls"], json!({}));
-    let twin = router(&table, "shop-web.http");
+    let twin = router(&table, "shop-web:http");
     assert_eq!(twin["entryPoints"], json!(["web"]));
     assert_eq!(twin["middlewares"], json!(["renet.https"]));
     assert_eq!(twin["rule"], secure["rule"]);
@@ -83,7 +83,7 @@ fn a_route_is_served_over_https_where_there_is_a_certificate_for_its_host() {
     assert_eq!(redirect["port"], "8443");
     // Told to answer both.
     world.proxy.redirect = false;
-    let twin = router(&world.table(), "shop-web.http");
+    let twin = router(&world.table(), "shop-web:http");
     assert_eq!(
         (&twin["service"], &twin["middlewares"]),
         (&json!("shop-web"), &Value::Null)
@@ -371,7 +371,7 @@ fn a_connection_passed_through_needs_no_certificate_and_takes_only_its_host() {
     };
     let table = with("HostSNI(`own.example.com`)", &[]);
     served(&table, "2816.t");
-    let router = &table.sections[&Protocol::Tcp].routers["2816.t"];
+    let router = &table.sections()[&Protocol::Tcp].routers["2816.t"];
     assert_eq!(router["tls"], json!({"passthrough": true}));
     refused(
         &with("HostSNI(`wiki.example.com`)", &[]),

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{acme, dockerd, routes, traefik};
+use super::publisher::{Publisher, Stamp, stamp};
 use super::serve::{self, Board, Question};
-use super::{Seen, Written, certificates, look, manifests, write};
+use super::{Seen, Written, certificates, look, manifests};
 use crate::host::StepError;
-use crate::model::{Layout, NetworkId, ProxySpec};
+use crate::model::{Layout, NetworkId, ProxySpec, RouteTable};
 use crate::router::Container;
 
 /// How soon a daemon that is new, or back, is followed, and a file that somebody else
@@ -110,9 +110,6 @@ where
     Ok(())
 }
 
-/// How a file was when it was last looked at.
-type Stamp = Option<(u64, u64, i64, i64)>;
-
 /// Something happened in a daemon: to one container, by name, or to whatever it has.
 struct Heard {
     network: NetworkId,
@@ -150,8 +147,9 @@ struct Router {
     stamps: Vec<Stamp>,
     /// With what, of which files, and when certificates were looked at.
     certified: Option<(Option<ProxySpec>, Vec<Stamp>, Instant)>,
-    /// The last table that was published: where its file was torn, it goes on.
-    last: crate::model::RouteTable,
+    publisher: Option<Publisher>,
+    /// What was published last: where its file was torn, it goes on.
+    last: RouteTable,
     followed: BTreeMap<NetworkId, JoinHandle<()>>,
     heard: mpsc::Sender<Heard>,
     hears: mpsc::Receiver<Heard>,
@@ -179,7 +177,8 @@ impl Router {
             stale: true,
             stamps: Vec::new(),
             certified: None,
-            last: Default::default(),
+            publisher: None,
+            last: RouteTable::new(),
             followed: BTreeMap::new(),
             heard,
             hears,
@@ -277,8 +276,9 @@ impl Router {
             Found::One(name, one) => self.stale |= self.seen.put(network, &name, one),
             Found::All(found) => {
                 let was_mute = self.seen.mute.remove(&network);
-                if was_mute || self.seen.asked.get(&network) != Some(&found) {
-                    self.seen.asked.insert(network, found);
+                let known = self.seen.asked.get(&network);
+                if was_mute || known.is_none_or(|known| **known != found) {
+                    self.seen.asked.insert(network, Arc::new(found));
                     self.stale = true;
                 }
             }
@@ -318,26 +318,29 @@ impl Router {
     }
 
     fn publish(&mut self) -> Result<Written, StepError> {
-        let records = routes::observe_records(&self.layout);
         let before = self.stamp();
-        let torn = super::observe_published(&self.layout).known().is_none();
-        let (seen, last) = (&self.seen, &self.last);
-        let mut table = Default::default();
-        let written = write(&self.layout, seen, |published| {
-            let published = if torn { last.clone() } else { published };
-            table = manifests(&records, seen, published);
-            Clone::clone(&table)
-        });
+        let written = self.write();
         // What could not be written is tried again with the next tick.
         self.stamps = match &written {
             Ok(_) => self.stamp(),
             Err(_) => before,
         };
         self.stale = written.is_err();
-        if written.is_ok() {
-            self.last = table;
-        }
         written
+    }
+
+    fn write(&mut self) -> Result<Written, StepError> {
+        let records = routes::observe_records(&self.layout);
+        let current = self.publisher.take().filter(Publisher::is_current);
+        let publisher = match current {
+            Some(publisher) => publisher,
+            None => Publisher::open(&self.layout, self.last.clone())?,
+        };
+        let publisher = self.publisher.insert(publisher);
+        let table = manifests(&records, &self.seen, publisher.manifests());
+        let written = publisher.write(&self.seen, &table)?;
+        self.last = table;
+        Ok(written)
     }
 
     fn stamp(&self) -> Vec<Stamp> {
@@ -351,12 +354,6 @@ impl Router {
         ];
         files.iter().map(|path| stamp(path)).collect()
     }
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let meta = std::fs::metadata(path).ok()?;
-    // A change of who can read it counts.
-    Some((meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()))
 }
 
 impl Seen {
@@ -373,21 +370,13 @@ impl Seen {
         };
         let place = all.binary_search_by(|other| other.name.as_str().cmp(name));
         match (place, one) {
-            (Ok(at), Some(one)) if all[at] == one => false,
-            (Ok(at), Some(one)) => {
-                all[at] = one;
-                true
-            }
-            (Ok(at), None) => {
-                all.remove(at);
-                true
-            }
-            (Err(at), Some(one)) => {
-                all.insert(at, one);
-                true
-            }
-            (Err(_), None) => false,
+            (Ok(at), Some(one)) if all[at] == one => return false,
+            (Ok(at), Some(one)) => Arc::make_mut(all)[at] = one,
+            (Ok(at), None) => drop(Arc::make_mut(all).remove(at)),
+            (Err(at), Some(one)) => Arc::make_mut(all).insert(at, one),
+            (Err(_), None) => return false,
         }
+        true
     }
 
     fn forget(&mut self, network: NetworkId) {

@@ -1,6 +1,7 @@
 //! Containers as routes need them. Looking never starts a daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -34,7 +35,7 @@ pub(super) async fn everything(layout: &Layout) -> Seen {
     };
     for (network, containers) in futures::future::join_all(each).await {
         match containers {
-            Some(containers) => drop(seen.asked.insert(network, containers)),
+            Some(containers) => drop(seen.asked.insert(network, Arc::new(containers))),
             None => drop(seen.mute.insert(network)),
         }
     }

@@ -68,18 +68,13 @@ pub struct Refreshed {
 impl Refreshed {
     /// What publishing came to.
     pub fn of(written: &Written) -> Self {
-        let refused = refused(&written.table);
+        let refused = written.table.refused();
         Self {
             changed: written.done == Done::Changed,
-            routes: written.table.rows.len() - refused,
+            routes: written.table.asked() - refused,
             refused,
         }
     }
-}
-
-fn refused(table: &Table) -> usize {
-    let rows = table.rows.iter();
-    rows.filter(|row| row.refused.is_some()).count()
 }
 
 /// What is shown to everybody who asks.
@@ -121,19 +116,16 @@ impl Board {
                 "the daemon of network {network} does not answer; its routes go on as they were"
             )
         }));
-        let section = |protocol| table.sections.get(&protocol);
         let protocols = [Protocol::Http, Protocol::Tcp, Protocol::Udp];
-        let count = |protocol: Protocol| {
-            let count = section(protocol).map_or(0, |section| section.routers.len());
-            (protocol.as_str().to_owned(), count)
-        };
-        let services = protocols.into_iter().filter_map(section);
+        let counts = protocols.map(|protocol| (protocol, table.count(protocol)));
         let health = Health {
             status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),
             reasons,
-            routers: protocols.map(count).into(),
-            services: services.map(|section| section.services.len()).sum(),
-            refused: refused(&table),
+            routers: counts
+                .map(|(protocol, (routers, _))| (protocol.as_str().to_owned(), routers))
+                .into(),
+            services: counts.iter().map(|(_, (_, services))| services).sum(),
+            refused: table.refused(),
             daemons: seen.asked.len(),
             mute,
         };
@@ -310,13 +302,13 @@ async fn respond(
             };
             json_of(code, &json!(shown.health))
         }
-        "/routes.json" => json_of(StatusCode::OK, &json!(by_protocol(&shown.table.rows))),
+        "/routes.json" => json_of(StatusCode::OK, &json!(by_protocol(shown.table.rows()))),
         "/traefik" => json_of(StatusCode::OK, &body(&shown.table)),
         "/ports" => {
-            let kept = &shown.table.kept;
+            let ports = &shown.table.ports;
             let ports = json!({
-                "tcp": given(kept, Protocol::Tcp),
-                "udp": given(kept, Protocol::Udp),
+                "tcp": given(ports, Protocol::Tcp),
+                "udp": given(ports, Protocol::Udp),
             });
             json_of(StatusCode::OK, &ports)
         }
@@ -325,11 +317,15 @@ async fn respond(
 }
 
 /// Rows as programs read them: `{"http": […], "tcp": […], "udp": […]}`.
-pub fn by_protocol(rows: &[Row]) -> BTreeMap<&'static str, Vec<&Row>> {
-    let mut all: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
-    for protocol in [Protocol::Http, Protocol::Tcp, Protocol::Udp] {
-        let of = rows.iter().filter(|row| row.protocol == protocol);
-        all.insert(protocol.as_str(), of.collect());
+pub fn by_protocol<'a>(
+    rows: impl IntoIterator<Item = &'a Row>,
+) -> BTreeMap<&'static str, Vec<&'a Row>> {
+    let protocols = [Protocol::Http, Protocol::Tcp, Protocol::Udp];
+    let mut all: BTreeMap<&str, Vec<&Row>> = protocols
+        .map(|protocol| (protocol.as_str(), Vec::new()))
+        .into();
+    for row in rows {
+        all.entry(row.protocol.as_str()).or_default().push(row);
     }
     all
 }
