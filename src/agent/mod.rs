@@ -13,6 +13,7 @@ mod history;
 mod queue;
 mod reconcile;
 mod socket;
+mod starts;
 mod status;
 
 pub use controller::{Handle, Next, run};

@@ -11,11 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::controller::{self, Handle, Next};
 use super::history::{EVERYTHING, Pass};
+use super::starts::Starts;
 use super::status::Board;
 use crate::execute::{self, Ledger, Locking, Options, Reconciler, Report, Rest, Shared};
 use crate::host::Host;
 use crate::manifest::{Folder, Manifests};
-use crate::model::{Asked, Blocked, Digest, Guid, Layout, Name, NetworkId, Object, Owner, Prune};
+use crate::model::{
+    Asked, Blocked, Digest, Guid, Layout, Name, NetworkId, Object, Owner, Prune, Step,
+};
 use crate::plan::Share;
 use crate::resolve::{Ids, Source};
 
@@ -102,6 +105,7 @@ struct State<H> {
     retires: BTreeSet<Object>,
     /// Which repositories wait to become copies of which.
     copies: BTreeMap<Guid, BTreeSet<Guid>>,
+    starts: Starts,
 }
 
 impl<H> Default for State<H> {
@@ -115,6 +119,7 @@ impl<H> Default for State<H> {
             missing: BTreeMap::new(),
             retires: BTreeSet::new(),
             copies: BTreeMap::new(),
+            starts: Starts::default(),
         }
     }
 }
@@ -276,16 +281,24 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
     }
 
+    /// What a revision says, but for what crashes again and again.
+    fn source(&self, revision: &Revision<H>) -> Source {
+        let mut source = revision.source.clone();
+        source.asked.crashing = self.state().starts.crashing();
+        source
+    }
+
     fn reconciler<'a>(
         &'a self,
         revision: &'a Revision<H>,
+        source: &'a Source,
         options: &'a Options,
         ledger: &'a Ledger,
     ) -> Reconciler<'a, H, L> {
         Reconciler {
             host: &revision.host,
             locks: &self.locks,
-            source: &revision.source,
+            source,
             ids: &self.ids,
             options,
             progress: &*self.board,
@@ -356,7 +369,8 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             return Next::After(self.policy.interval);
         };
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision, &options, &ledger);
+        let source = self.source(&revision);
+        let reconciler = self.reconciler(&revision, &source, &options, &ledger);
         reconciler.base().await;
         let wave = reconciler.survey(None).await;
         let plan = &wave.plan;
@@ -420,6 +434,7 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         let declared: BTreeMap<Guid, Digest> = specs
             .filter_map(|(guid, spec)| Some((*guid, revision.parts.get(&spec.name)?.clone())))
             .collect();
+        state.starts.retain(|guid| declared.contains_key(&guid));
         let before = std::mem::replace(&mut state.declared, declared);
         let mut due = Vec::new();
         for guid in working.iter().chain(before.keys()) {
@@ -463,8 +478,14 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         let retires = self.state().retires.clone();
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision, &options, &ledger);
+        let source = self.source(&revision);
+        let reconciler = self.reconciler(&revision, &source, &options, &ledger);
         let rest = reconciler.repository(guid, &retires).await;
+        for step in ledger.done() {
+            if let Step::Up { guid, project, .. } = &step {
+                self.state().starts.note(*guid, project);
+            }
+        }
         self.handle.touch(Key::Routes);
         if rest.interrupted {
             return Next::Settled;
@@ -486,13 +507,16 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
         state.failing.remove(&guid);
         let copies = state.copies.get(&guid).cloned().unwrap_or_default();
+        let crashes = |why: &Blocked| matches!(why, Blocked::CrashLooping { .. });
+        let due = rest.blocked.values().any(crashes);
+        let due = due.then(|| state.starts.due(guid).unwrap_or_default());
         drop(state);
         if ledger.changed() > 0 {
             for copy in copies {
                 self.handle.touch(Key::Repository(copy));
             }
         }
-        Next::Settled
+        due.map_or(Next::Settled, Next::After)
     }
 
     async fn routes(&self, token: CancellationToken) -> Next {
@@ -501,7 +525,8 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         };
         let retires = self.state().retires.clone();
         let (options, ledger) = (self.options(token), Ledger::default());
-        let reconciler = self.reconciler(&revision, &options, &ledger);
+        let source = self.source(&revision);
+        let reconciler = self.reconciler(&revision, &source, &options, &ledger);
         let rest = reconciler.routes(&retires).await;
         self.found_all(&rest, &revision.id);
         if ledger.is_open() && (ledger.changed() > 0 || rest.failed()) {

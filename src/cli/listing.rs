@@ -262,6 +262,7 @@ fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> 
         None => (None, message),
     };
     let remembers = |sync| known.is_some_and(|row| row.sync == sync);
+    let crashes = known.is_some_and(|row| row.reason.as_deref() == Some(Blocked::CRASH_LOOPING));
     let sync = match wave.plan.blocked.get(object) {
         Some(Blocked::Suspended(_)) => SyncState::Suspended,
         Some(Blocked::Expired { .. }) => SyncState::Expired,
@@ -269,9 +270,11 @@ fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> 
         None if !differs => SyncState::Synced,
         None if running && remembers(agent::Sync::Progressing) => SyncState::Progressing,
         None if remembers(agent::Sync::Failed) => SyncState::Failed,
+        None if running && crashes => SyncState::Blocked,
         None => SyncState::OutOfSync,
     };
-    if let (SyncState::Failed, Some(row)) = (sync, known) {
+    let remembered = sync == SyncState::Failed || sync == SyncState::Blocked && reason.is_none();
+    if let (true, Some(row)) = (remembered, known) {
         reason.clone_from(&row.reason);
         message.clone_from(&row.message);
     }
@@ -347,9 +350,15 @@ fn seen(wave: &Wave, object: &Object) -> (Option<HealthState>, String) {
             let runs = spec.is_some_and(|spec| spec.state == RunState::Running);
             let seen = wave.actual.repo(*guid, &none).unwrap_or(&none);
             let services = project.services.keys();
-            let services = services.map(|name| match address(seen, name) {
-                Some(address) => format!("{name} {address}"),
-                None => name.clone(),
+            let containers = seen
+                .containers
+                .known()
+                .and_then(|all| all.get(&project.name));
+            let ended = |name: &String| containers?.get(name)?.ended_badly();
+            let services = services.map(|name| match (address(seen, name), ended(name)) {
+                (_, Some(how)) if runs => format!("{name} {how}"),
+                (Some(address), _) => format!("{name} {address}"),
+                (None, _) => name.clone(),
             });
             let message = services.collect::<Vec<_>>().join(", ");
             let health = match seen.record.is_absent() {

@@ -113,6 +113,14 @@ impl Ledger {
         entries.performed.iter().filter(changed).count()
     }
 
+    /// The steps that changed something.
+    pub fn done(&self) -> Vec<Step> {
+        let entries = self.entries();
+        let changed = |one: &&Performed| one.outcome == Ok(Done::Changed);
+        let done = entries.performed.iter().filter(changed);
+        done.map(|one| one.step.clone()).collect()
+    }
+
     /// Whether a step was tried on the share.
     pub(super) fn has_worked_on(&self, share: Share) -> bool {
         let entries = self.entries();

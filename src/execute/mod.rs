@@ -198,12 +198,14 @@ pub async fn run<H: Host, L: Locking>(
     };
     let mut retires: Option<BTreeSet<Object>> =
         options.shown.as_ref().map(|shown| shown.retires.clone());
+    let mut last = None;
     for _ in 0..MOST_ROUNDS {
         let changed = ledger.changed();
         reconciler.base().await;
         let wave = reconciler.survey(retires.as_ref()).await;
         let retires = retires.get_or_insert_with(|| wave.plan.retires.clone());
         if !ledger.is_open() || options.cancel.is_cancelled() || wave.plan.steps.is_empty() {
+            last = Some(wave);
             break;
         }
         reconciler.everything(&wave, retires).await;
@@ -211,7 +213,10 @@ pub async fn run<H: Host, L: Locking>(
             break;
         }
     }
-    let last = reconciler.survey(retires.as_ref()).await;
+    let last = match last {
+        Some(last) => last,
+        None => reconciler.survey(retires.as_ref()).await,
+    };
     ledger.report(&shared, last)
 }
 

@@ -183,9 +183,24 @@ pub struct Container {
     pub state: ContainerState,
     /// Whether it is well.
     pub health: Health,
+    /// The last line that one said which ended badly.
+    pub last_line: Option<String>,
 }
 
 impl Container {
+    /// How it ended, where it ended badly or is being started again by its daemon.
+    pub fn ended_badly(&self) -> Option<String> {
+        let how = match self.state {
+            ContainerState::Running | ContainerState::Exited(0) => return None,
+            ContainerState::Exited(status) => format!("ended with {status}"),
+            ContainerState::Other => "does not run".to_owned(),
+        };
+        Some(match &self.last_line {
+            Some(line) => format!("{how}: {}", line.escape_debug()),
+            None => how,
+        })
+    }
+
     /// Whether it runs and is healthy, or ended well where it is one that does.
     pub fn is_well(&self, completes: bool) -> bool {
         match self.state {

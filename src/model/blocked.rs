@@ -80,6 +80,15 @@ pub enum Blocked {
         #[serde(skip_serializing_if = "Option::is_none")]
         runs: Option<String>,
     },
+    /// Its containers die soon after every start.
+    CrashLooping {
+        /// Which of them, and how.
+        how: String,
+        /// How often they were started in a row.
+        starts: u32,
+        /// When they are started again.
+        until: Timestamp,
+    },
     /// Waits for another object.
     DependencyBlocked {
         /// The object waited for, as shown.
@@ -145,6 +154,9 @@ pub enum Blocked {
 }
 
 impl Blocked {
+    /// The reason of what dies again and again.
+    pub const CRASH_LOOPING: &str = "CrashLooping";
+
     /// What was told to be so is no difference.
     pub fn is_quiet(&self) -> bool {
         matches!(self, Blocked::Suspended(_) | Blocked::Expired { .. })
@@ -162,6 +174,7 @@ impl Blocked {
             Blocked::NoDatastore => "NoDatastore",
             Blocked::StepFailed { .. } => "StepFailed",
             Blocked::RevisionFailed { .. } => "RevisionFailed",
+            Blocked::CrashLooping { .. } => Blocked::CRASH_LOOPING,
             Blocked::DependencyBlocked { .. } => "DependencyBlocked",
             Blocked::Unresolved(_) => "Unresolved",
             Blocked::NetworkIdInUse { .. } => "NetworkIdInUse",
@@ -220,6 +233,10 @@ impl fmt::Display for Blocked {
                 f,
                 "this revision failed before and is not tried again ({runs} runs in its place); \
                  change it, or run with --retry"
+            ),
+            Blocked::CrashLooping { how, starts, until } => write!(
+                f,
+                "{how}; started {starts} times in a row, again at {until:.0}"
             ),
             Blocked::DependencyBlocked { on } => write!(f, "waits for {on}"),
             Blocked::Unresolved(message) => f.write_str(message),

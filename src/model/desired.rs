@@ -144,6 +144,19 @@ pub struct Asked {
     /// Routes and the machine that a command wants left alone from now on, or no
     /// longer.
     pub suspend: BTreeMap<Object, Option<Suspension>>,
+    /// Projects whose containers die again and again: they are not started yet.
+    pub crashing: BTreeMap<(Guid, Name), CrashLoop>,
+}
+
+/// Containers that die soon after every start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrashLoop {
+    /// The revision of their project.
+    pub revision: Digest,
+    /// How often they were started in a row.
+    pub starts: u32,
+    /// When they are started again.
+    pub until: Timestamp,
 }
 
 impl Asked {

@@ -31,8 +31,9 @@ pub use actual::{
 };
 pub use blocked::{Blocked, Object};
 pub use desired::{
-    Acme, Act, Asked, CertificateFiles, DatastoreSpec, Desired, DnsProof, LOG_LIMITS, Origin,
-    ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunState, ServiceSpec, StoreAct,
+    Acme, Act, Asked, CertificateFiles, CrashLoop, DatastoreSpec, Desired, DnsProof, LOG_LIMITS,
+    Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunState, ServiceSpec,
+    StoreAct,
 };
 pub use digest::Digest;
 pub use environment::Environment;

@@ -4,7 +4,7 @@ use super::retire::Retirement;
 use super::{Limits, Plan, Share};
 use crate::model::{
     Actual, Blocked, Danger, Desired, Guid, MachineRecord, Name, Object, Origin, Part, Patch,
-    Record, Repository, RouteRecord, Shared, Step, Stop, Suspension,
+    ProjectSpec, Record, Repository, RouteRecord, Shared, Step, Stop, Suspension,
 };
 
 /// Plans a share of everything.
@@ -331,10 +331,32 @@ impl Script<'_> {
         };
         let now = self.scratch.now;
         let mut suspensions = record.suspended.iter().chain(project);
-        match suspensions.find(|suspension| suspension.holds_at(now)) {
-            Some(suspension) => Err(Stop::Block(Blocked::Suspended(suspension.clone()))),
-            None => Ok(()),
+        if let Some(suspension) = suspensions.find(|suspension| suspension.holds_at(now)) {
+            return Err(Stop::Block(Blocked::Suspended(suspension.clone())));
         }
+        match step {
+            Step::Up { guid, project, .. } => self.gate_start(*guid, project),
+            _ => Ok(()),
+        }
+    }
+
+    /// What dies again and again is not started for a while.
+    fn gate_start(&self, guid: Guid, project: &ProjectSpec) -> Result<(), Stop> {
+        let key = (guid, project.name.clone());
+        let crash = self.desired.asked.crashing.get(&key);
+        let Some(crash) = crash.filter(|crash| crash.revision == project.hash) else {
+            return Ok(());
+        };
+        let repo = self.repo(guid)?;
+        let containers = repo.containers.get()?;
+        let containers = containers.and_then(|all| all.get(&project.name));
+        let mut ended = containers.into_iter().flatten();
+        let how = ended.find_map(|(name, one)| Some(format!("{name} {}", one.ended_badly()?)));
+        Err(Stop::Block(Blocked::CrashLooping {
+            how: how.unwrap_or_else(|| "its containers are gone".to_owned()),
+            starts: crash.starts,
+            until: crash.until,
+        }))
     }
 
     fn gate_route(&self, name: &Name) -> Result<(), Stop> {

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::query_parameters::{InspectContainerOptions, LogsOptionsBuilder};
-use futures::StreamExt as _;
+use bollard::query_parameters::InspectContainerOptions;
 use jiff::SignedDuration;
 use serde_json::Value;
 
@@ -26,7 +25,7 @@ const RESOLVE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 /// A container that is down at this many looks in a row will not come up.
 const LOOKS: usize = 5;
-const LAST_LINES: &str = "20";
+const LAST_LINES: usize = 20;
 
 /// Compose with nothing around it: no settings of root's, no other daemon.
 fn program(layout: &Layout) -> Result<Program, StepError> {
@@ -256,7 +255,10 @@ async fn not_well(
     {
         for (what, text) in [
             ("its health check", last_check(&client, id).await),
-            ("its last lines", last_lines(&client, id).await),
+            (
+                "its last lines",
+                containers::last_lines(&client, id, LAST_LINES).await,
+            ),
         ] {
             let lines = text
                 .lines()
@@ -283,20 +285,6 @@ async fn last_check(client: &Docker, id: &str) -> String {
         let status = last.exit_code.unwrap_or_default();
         format!("exit {status}: {}", last.output.unwrap_or_default())
     })
-}
-
-async fn last_lines(client: &Docker, id: &str) -> String {
-    let options = LogsOptionsBuilder::new()
-        .stdout(true)
-        .stderr(true)
-        .tail(LAST_LINES)
-        .build();
-    let lines = client.logs(id, Some(options)).take(64);
-    let text: Vec<String> = lines
-        .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
-        .collect()
-        .await;
-    text.concat()
 }
 
 /// Removes the private folders of processes that were killed.

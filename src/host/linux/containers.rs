@@ -10,7 +10,7 @@ use bollard::models::{
     HealthStatusEnum, ImageSummary,
 };
 use bollard::query_parameters::{
-    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions,
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptions, LogsOptionsBuilder,
 };
 use futures::StreamExt as _;
 
@@ -180,7 +180,10 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects, BTreeSet<S
             Err(why) if why.contains("404") || why.contains("No such container") => continue,
             Err(why) => return Err(why),
         };
-        let container = container(&seen, hash, &ids);
+        let mut container = container(&seen, hash, &ids);
+        if container.ended_badly().is_some() {
+            container.last_line = last_line(client, &seen).await;
+        }
         projects
             .entry(project)
             .or_default()
@@ -227,7 +230,36 @@ fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &s
             _ => Health::Starting,
         },
         started: Made::Is(started),
+        last_line: None,
     }
+}
+
+/// The last that it said.
+async fn last_line(client: &Docker, seen: &ContainerInspectResponse) -> Option<String> {
+    const LONGEST: usize = 300;
+    let id = seen.id.as_deref()?;
+    let said = within(async { Ok(last_lines(client, id, 1).await) })
+        .await
+        .ok()?;
+    let line = said.lines().next_back()?.trim();
+    (!line.is_empty()).then(|| line.chars().take(LONGEST).collect())
+}
+
+/// The last lines of a container, as they are.
+pub(super) async fn last_lines(client: &Docker, id: &str, count: usize) -> String {
+    // One line may come in pieces.
+    const PIECES: usize = 64;
+    let options = LogsOptionsBuilder::new()
+        .stdout(true)
+        .stderr(true)
+        .tail(&count.to_string())
+        .build();
+    let lines = client.logs(id, Some(options)).take(PIECES);
+    let text: Vec<String> = lines
+        .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
+        .collect()
+        .await;
+    text.concat()
 }
 
 fn is_settled(started: &str) -> bool {

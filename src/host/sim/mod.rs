@@ -344,6 +344,7 @@ impl World {
                         stale_image: false,
                         state: ContainerState::Running,
                         health: Health::Healthy,
+                        last_line: None,
                     };
                     let own = BTreeMap::from([("hook".to_owned(), container)]);
                     all.insert(hook.project.clone(), own);

@@ -339,6 +339,7 @@ impl Step {
                                 stale_image: false,
                                 state: ContainerState::Running,
                                 health: Health::New,
+                                last_line: None,
                             });
                             (name.clone(), container)
                         })

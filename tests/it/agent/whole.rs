@@ -373,6 +373,83 @@ async fn a_newer_revision_ends_a_wait_within_five_seconds() {
     assert_eq!(lab.stop().await, Vec::<String>::new());
 }
 
+/// A crash loop is told apart from a container that died once; the project beside it is
+/// mended as ever, and a new revision is tried at once.
+#[tokio::test(start_paused = true)]
+async fn what_dies_again_and_again_is_started_less_and_less_often() {
+    let mut wanted = world(1, 0);
+    wanted.repositories.get_mut(&0).unwrap().projects = BTreeMap::from([(0, 0), (1, 0)]);
+    let lab = Lab::start(SimHost::new(), wanted.manifests());
+    lab.until_well(2).await;
+    let network = {
+        let mut world = lab.host.world();
+        let repo = world.repositories().next().unwrap();
+        repo.record.known().unwrap().network
+    };
+    // Ends the container of a project, where it runs.
+    let dies = async |project: &str, line: &str| {
+        let died = {
+            let mut world = lab.host.world();
+            let repo = world.repositories().next().unwrap();
+            let all = repo.containers.known_mut().unwrap();
+            let mut own = all.iter_mut().filter(|(name, _)| name.as_str() == project);
+            let (_, own) = own.next().unwrap();
+            let container = own.values_mut().next().unwrap();
+            let ran = container.state == ContainerState::Running;
+            container.state = ContainerState::Exited(3);
+            container.last_line = Some(line.to_owned());
+            ran
+        };
+        lab.hints.send(Hint::Network(network)).await.unwrap();
+        died
+    };
+    let mut deaths = 0;
+    for second in (0..3600).step_by(5) {
+        if dies("p0", "no space left").await {
+            deaths += 1;
+        }
+        if second == 1800 {
+            assert!(dies("p1", "once").await);
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        if deaths < 3 {
+            assert_eq!(lab.running(), 2, "a one-off is mended at once");
+        }
+        if second == 1800 {
+            assert!(lab.running() >= 1);
+        }
+    }
+    // Three at once, then after 10 s, 20 s and so on, every five minutes in the end.
+    assert!((12..=24).contains(&deaths), "{deaths}");
+    let status = lab.board.status();
+    let row = &status.objects["service/r0/p0"];
+    assert_eq!(
+        (row.sync, row.reason.as_deref()),
+        (Sync::Blocked, Some("CrashLooping"))
+    );
+    assert!(
+        row.message
+            .starts_with("s0 ended with 3: no space left; started"),
+        "{}",
+        row.message
+    );
+    assert_eq!(status.objects["service/r0/p1"].sync, Sync::Synced);
+    // Told that all is well with it, it stays so.
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(lab.running(), 2);
+    let status = lab.board.status();
+    assert_eq!(status.objects["service/r0/p0"].sync, Sync::Synced);
+    // It dies again, and does not wait where its manifest changes.
+    assert!(dies("p0", "again").await);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(lab.running(), 1);
+    wanted.repositories.get_mut(&0).unwrap().projects = BTreeMap::from([(0, 1), (1, 0)]);
+    lab.edit(|folder| *folder = wanted.manifests()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(lab.running(), 2);
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_drifts_is_mended_when_somebody_says_so_and_at_the_next_turn() {
     let lab = Lab::start(SimHost::new(), world(2, 0).manifests());

@@ -217,3 +217,40 @@ fn the_datastore_is_where_the_folder_says_now_and_a_new_place_makes_no_new_one()
     assert_eq!((page("web"), page("page")), ("web".into(), "page".into()));
     lab.uninstall();
 }
+
+#[test]
+fn what_dies_again_and_again_is_left_alone_for_a_while_and_says_why() {
+    let Some(lab) = Lab::new("crashing") else {
+        return;
+    };
+    let compose = lab.desired().join("web/docker-compose.yml");
+    let good = fs::read_to_string(&compose).unwrap();
+    const DIES: &str = "entrypoint: [\"/bin/busybox\", \"sh\", \"-c\", \
+                        \"sleep 2; echo the disk is on fire >&2; exit 3\"]";
+    let command = good.lines().find(|line| line.contains("command:")).unwrap();
+    let bad = good.replace(command.trim_start(), DIES);
+    fs::write(&compose, &bad).unwrap();
+    let _agent = Running::start(&lab, "1h");
+    let service = || -> serde_json::Value {
+        let output = lab.renet(&["get", "service", "-o", "json"]).stdout;
+        let found: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        found["objects"][0].clone()
+    };
+    within(Duration::from_secs(60), "the loop", || {
+        service()["reason"] == "CrashLooping"
+    });
+    let seen = service();
+    let message = seen["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("web ended with 3: the disk is on fire; started"),
+        "{message}"
+    );
+    assert_eq!(seen["health"], "Degraded", "{seen}");
+    let before = lab.started();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(lab.started(), before);
+    // Mended, it does not wait.
+    fs::write(&compose, good).unwrap();
+    within(Duration::from_secs(20), "the cure", || in_sync(&lab));
+    assert_eq!(service()["reason"], serde_json::Value::Null);
+}
