@@ -9,8 +9,9 @@ use super::output::{Format, count, facts, print, say, table, warn, width};
 use super::session::Session;
 use super::{Failure, need_root};
 use crate::execute::{FileLocks, Held, Lock, Locking as _, Mode};
+use crate::host::linux::LinuxHost;
+use crate::host::linux::proxy::{self, Way};
 use crate::host::linux::router::{self, Health, Refreshed};
-use crate::host::linux::{LinuxHost, traefik};
 use crate::host::{Cx, Done, Host as _, Scope, StepError};
 use crate::manifest;
 use crate::model::{Layout, Part, ProxySpec, Step};
@@ -57,6 +58,9 @@ pub enum Command {
 struct Status {
     /// `running`, `stopped`, `failed` or `unknown`.
     proxy: &'static str,
+    /// `container` or `binary`, once it ran.
+    #[serde(rename = "runsAs")]
+    runs_as: Option<&'static str>,
     http: Option<u16>,
     https: Option<u16>,
     address: Option<String>,
@@ -70,7 +74,7 @@ struct Status {
 /// Exit code 0 done, or so already; 3 where it failed.
 pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
     if let Command::Supervise = command {
-        traefik::supervise(&layout)?;
+        proxy::supervise(&layout)?;
         return Ok(0);
     }
     need_root()?;
@@ -82,7 +86,7 @@ pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
         Command::Up { desired } => up(desired.as_ref(), layout).await?,
         Command::Down => down(&layout).await?,
         Command::Logs { lines } => {
-            let found = traefik::words(&layout, *lines).await.map_err(refused)?;
+            let found = proxy::words(&layout, *lines).await.map_err(refused)?;
             if found.is_empty() {
                 warn("the proxy never ran\n");
             }
@@ -120,7 +124,7 @@ async fn status(output: Format, layout: &Layout) -> anyhow::Result<()> {
         Part::Known(proxy) => Some(proxy.spec.clone()),
         _ => None,
     };
-    let (proxy, mut note) = match &seen {
+    let (state, mut note) = match &seen {
         Part::Known(proxy) if proxy.supervised => ("running", String::new()),
         Part::Known(_) => (
             "failed",
@@ -137,8 +141,10 @@ async fn status(output: Format, layout: &Layout) -> anyhow::Result<()> {
             None
         }
     };
+    let way = proxy::way(layout);
     let status = Status {
-        proxy,
+        proxy: state,
+        runs_as: way.as_ref().map(Way::name),
         http: spec.as_ref().map(|spec| spec.http),
         https: spec.as_ref().and_then(|spec| spec.https),
         address: spec.and_then(|spec| Some(spec.address?.to_string())),
@@ -148,10 +154,10 @@ async fn status(output: Format, layout: &Layout) -> anyhow::Result<()> {
         health,
         note,
     };
-    print(output, &status, || text(&status))
+    print(output, &status, || text(&status, way.as_ref()))
 }
 
-fn text(status: &Status) -> String {
+fn text(status: &Status, way: Option<&Way>) -> String {
     let health = status.health.as_ref();
     let routes = health.map(|health| {
         let served: usize = health.routers.values().sum();
@@ -160,6 +166,7 @@ fn text(status: &Status) -> String {
     let lines = health.map(|health| health.reasons.join("\n            "));
     facts([
         ("proxy", Some(status.proxy.to_owned())),
+        ("runs as", way.map(Way::to_string)),
         ("http", status.http.map(|port| port.to_string())),
         ("https", status.https.map(|port| port.to_string())),
         ("address", status.address.clone()),
@@ -258,7 +265,7 @@ async fn up(desired: Option<&PathBuf>, layout: Layout) -> anyhow::Result<()> {
         .perform(&Step::StartProxy(spec.clone()), &Cx::default())
         .await
         .map_err(refused)?;
-    traefik::ask_for(&layout).map_err(refused)?;
+    proxy::ask_for(&layout).map_err(refused)?;
     let address = spec
         .address
         .map_or("this machine".to_owned(), |ip| ip.to_string());
@@ -269,8 +276,9 @@ async fn up(desired: Option<&PathBuf>, layout: Layout) -> anyhow::Result<()> {
     let secure = spec
         .https
         .map_or(String::new(), |port| format!(" and {port}"));
+    let way = proxy::way(&layout).unwrap_or_default();
     say(&format!(
-        "the proxy {so}: port {}{secure} of {address}\n",
+        "the proxy {so}: port {}{secure} of {address}, as {way}\n",
         spec.http
     ));
     Ok(())
@@ -280,11 +288,11 @@ async fn up(desired: Option<&PathBuf>, layout: Layout) -> anyhow::Result<()> {
 fn wanted(desired: Option<&PathBuf>, layout: &Layout) -> Result<ProxySpec, Failure> {
     let folder = desired.cloned().unwrap_or_else(|| layout.desired());
     if desired.is_none() && !folder.exists() {
-        return Ok(traefik::spec(layout).unwrap_or_default());
+        return Ok(proxy::spec(layout).unwrap_or_default());
     }
     let found = manifest::Loader::new(&folder).load();
     let said = found.manifests.proxy();
-    Ok(said.or_else(|| traefik::spec(layout)).unwrap_or_default())
+    Ok(said.or_else(|| proxy::spec(layout)).unwrap_or_default())
 }
 
 async fn down(layout: &Layout) -> anyhow::Result<()> {

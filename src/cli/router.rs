@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::interrupt::Interrupt;
 use super::{Failure, need_root};
 use crate::execute::{FileLocks, Lock, Locking as _, Mode};
-use crate::host::linux::{router, traefik};
+use crate::host::linux::{proxy, router};
 use crate::model::Layout;
 
 /// The router, which follows the daemons and writes what the proxy reads
@@ -22,7 +22,7 @@ pub enum Command {
 pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
     need_root()?;
     match command {
-        Command::Supervise => traefik::supervise_router(&layout)?,
+        Command::Supervise => proxy::supervise_router(&layout)?,
         Command::Run => {
             // Whoever has the lock publishes: its turn comes again.
             const PATIENCE: Duration = Duration::from_secs(1);

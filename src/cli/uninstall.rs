@@ -1,6 +1,6 @@
 use super::session::Session;
 use super::{Failure, boot, need_root, output};
-use crate::host::linux::{LinuxHost, install, systemd, uninstall};
+use crate::host::linux::{LinuxHost, install, proxy, systemd, uninstall};
 use crate::host::{Cx, Host as _, StepError};
 use crate::model::{Layout, Step};
 
@@ -43,6 +43,8 @@ async fn machine(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         }
         let stopped = host.perform(&Step::StopProxy, &Cx::default()).await;
         stopped.map_err(refuse)?;
+        let forgotten = proxy::forget_images(host.layout()).await;
+        forgotten.map_err(refuse)?;
     }
     if units {
         install::remove_boot(args.stop).await.map_err(refuse)?;

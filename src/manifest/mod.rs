@@ -36,7 +36,8 @@ use jiff::SignedDuration;
 
 use crate::model::{
     Acme, CertificateFiles, DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name,
-    Named, NetworkId, OnFailure, ProxySpec, RelPath, RunState, Schedule, Seal, SecretRef, Size,
+    Named, NetworkId, OnFailure, ProxySpec, RelPath, RunAs, RunState, Schedule, Seal, SecretRef,
+    Size,
 };
 
 pub use digested::Digested;
@@ -138,6 +139,7 @@ impl Manifests {
             redirect: proxy.redirect,
             certificates: proxy.certificates.clone(),
             acme: proxy.acme.clone(),
+            run_as: proxy.run_as,
         })
     }
 
@@ -238,6 +240,8 @@ pub struct Proxy {
     pub certificates: BTreeMap<Name, CertificateFiles>,
     /// How certificates are ordered.
     pub acme: Option<Acme>,
+    /// How it runs.
+    pub run_as: RunAs,
     /// The router's port, where not the usual one.
     pub router: Option<u16>,
     /// The one address that it answers on, where not all of them.
@@ -263,6 +267,7 @@ impl Default for Proxy {
             redirect: true,
             certificates: BTreeMap::new(),
             acme: None,
+            run_as: RunAs::Auto,
             router: None,
             address: None,
             tcp: Self::TCP.into(),

@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use super::Proxy;
-use super::decode::{Context, port};
+use super::decode::{Context, port, word};
 use super::fields::{Fields, text};
 use super::problem::is_hostile;
 use super::repository::{absolute, yes_or_no};
 use super::tree::Node;
-use crate::model::{Acme, CertificateFiles, DnsProof, Name, RelPath};
+use crate::model::{Acme, CertificateFiles, DnsProof, Name, RelPath, RunAs};
 
 pub(super) fn proxy(fields: &Fields, context: &Context) -> Proxy {
     let usual = Proxy::default();
@@ -44,6 +44,7 @@ pub(super) fn proxy(fields: &Fields, context: &Context) -> Proxy {
         redirect: fields.optional("redirect", yes_or_no).unwrap_or(true),
         certificates,
         acme,
+        run_as: fields.optional("runAs", run_as).unwrap_or_default(),
         router: fields.optional("router", port),
         address: fields.optional("address", |node| {
             let address: Result<Ipv4Addr, _> = text::<String>(node)?.parse();
@@ -52,6 +53,15 @@ pub(super) fn proxy(fields: &Fields, context: &Context) -> Proxy {
         tcp: ports("tcp", "`tcp: [5432]`", usual.tcp),
         udp: ports("udp", "`udp: [53]`", usual.udp),
     }
+}
+
+fn run_as(node: &Node) -> Result<RunAs, String> {
+    let words = [
+        ("auto", RunAs::Auto),
+        ("container", RunAs::Container),
+        ("binary", RunAs::Binary),
+    ];
+    word(node, words, "write auto, container or binary")
 }
 
 fn certificates(fields: &Fields, context: &Context) -> BTreeMap<Name, CertificateFiles> {

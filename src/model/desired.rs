@@ -351,6 +351,33 @@ pub struct ProxySpec {
     /// How certificates are ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme: Option<Acme>,
+    /// How it runs.
+    #[serde(default)]
+    pub run_as: RunAs,
+}
+
+/// How the proxy is to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunAs {
+    /// As it did before; at its first start as a container where the machine's own Docker
+    /// answers, else as a program.
+    #[default]
+    Auto,
+    /// As a container of the machine's own Docker.
+    Container,
+    /// As a program.
+    Binary,
+}
+
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RunAs::Auto => "auto",
+            RunAs::Container => "container",
+            RunAs::Binary => "binary",
+        })
+    }
 }
 
 /// A certificate and its key, both in PEM and absolute.
@@ -408,6 +435,7 @@ impl Default for ProxySpec {
             redirect: true,
             certificates: BTreeMap::new(),
             acme: None,
+            run_as: RunAs::Auto,
         }
     }
 }

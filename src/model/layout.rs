@@ -253,9 +253,19 @@ impl Layout {
         self.proxy().join("traefik/dynamic")
     }
 
+    /// Where it finds the user's own certificates.
+    pub fn proxy_certificates(&self) -> PathBuf {
+        self.proxy().join("certificates")
+    }
+
     /// The route table as Traefik reads it.
     pub fn published_routes(&self) -> PathBuf {
         self.proxy_dynamic().join("renet.yml")
+    }
+
+    /// Where the machine's own Docker listens: in the first of these, or the second.
+    pub fn machine_docker(&self) -> [PathBuf; 2] {
+        ["run/docker.sock", "var/run/docker.sock"].map(|path| self.under(path))
     }
 
     /// The proxy's pid file and lock.

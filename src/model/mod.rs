@@ -32,7 +32,7 @@ pub use actual::{
 pub use blocked::{Blocked, Object};
 pub use desired::{
     Acme, Act, Asked, CertificateFiles, CrashLoop, DatastoreSpec, Desired, DnsProof, LOG_LIMITS,
-    Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunState, ServiceSpec,
+    Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunAs, RunState, ServiceSpec,
     StoreAct,
 };
 pub use digest::Digest;

@@ -28,7 +28,7 @@ const LOOKS: usize = 5;
 const LAST_LINES: usize = 20;
 
 /// Compose with nothing around it: no settings of root's, no other daemon.
-fn program(layout: &Layout) -> Result<Program, StepError> {
+pub(super) fn program(layout: &Layout) -> Result<Program, StepError> {
     let home = home(layout)?;
     Ok(Program::new(tools::compose()?)
         .env("HOME", &home)
@@ -257,7 +257,7 @@ async fn not_well(
             ("its health check", last_check(&client, id).await),
             (
                 "its last lines",
-                containers::last_lines(&client, id, LAST_LINES).await,
+                containers::words(&client, id, LAST_LINES).await,
             ),
         ] {
             let lines = text

@@ -138,6 +138,22 @@ pub(super) async fn within<T>(
     }
 }
 
+/// The last lines that a container printed.
+pub(super) async fn words(client: &Docker, id: &str, lines: usize) -> String {
+    const PARTS: usize = 64;
+    let options = LogsOptionsBuilder::new()
+        .stdout(true)
+        .stderr(true)
+        .tail(&lines.to_string())
+        .build();
+    let said = client.logs(id, Some(options)).take(lines.max(PARTS));
+    let text: Vec<String> = said
+        .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
+        .collect()
+        .await;
+    text.concat()
+}
+
 type Projects = BTreeMap<Name, BTreeMap<String, Container>>;
 
 async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects, BTreeSet<String>), String> {
@@ -238,28 +254,11 @@ fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &s
 async fn last_line(client: &Docker, seen: &ContainerInspectResponse) -> Option<String> {
     const LONGEST: usize = 300;
     let id = seen.id.as_deref()?;
-    let said = within(async { Ok(last_lines(client, id, 1).await) })
+    let said = within(async { Ok(words(client, id, 1).await) })
         .await
         .ok()?;
     let line = said.lines().next_back()?.trim();
     (!line.is_empty()).then(|| line.chars().take(LONGEST).collect())
-}
-
-/// The last lines of a container, as they are.
-pub(super) async fn last_lines(client: &Docker, id: &str, count: usize) -> String {
-    // One line may come in pieces.
-    const PIECES: usize = 64;
-    let options = LogsOptionsBuilder::new()
-        .stdout(true)
-        .stderr(true)
-        .tail(&count.to_string())
-        .build();
-    let lines = client.logs(id, Some(options)).take(PIECES);
-    let text: Vec<String> = lines
-        .filter_map(|line| async move { line.ok().map(|line| line.to_string()) })
-        .collect()
-        .await;
-    text.concat()
 }
 
 fn is_settled(started: &str) -> bool {

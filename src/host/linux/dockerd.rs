@@ -109,7 +109,7 @@ pub(super) async fn ask(layout: &Layout, network: NetworkId) -> Asked {
         },
         false => supervisor::is_supervised(&layout.docker_run(network)),
     };
-    let client = ping(layout, network).await;
+    let client = ping(&layout.docker_socket(network)).await;
     Asked { kept, client }
 }
 
@@ -124,8 +124,8 @@ async fn state(network: NetworkId) -> Result<State, StepError> {
     systemd.state(&units::docker_service(network)).await
 }
 
-async fn ping(layout: &Layout, network: NetworkId) -> Result<Docker, Silence> {
-    let socket = layout.docker_socket(network);
+/// A client for the daemon that listens there, if it answers.
+pub(super) async fn ping(socket: &Path) -> Result<Docker, Silence> {
     let client = Docker::connect_with_unix(
         &format!("unix://{}", socket.display()),
         PING.as_secs() * 30,

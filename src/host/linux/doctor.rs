@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::program::{Program, is_installed};
-use super::{files, tools};
+use super::{files, proxy, tools};
 use crate::host::StepError;
 use crate::model::{Layout, Part, Size};
 
@@ -85,7 +85,12 @@ impl Check {
 pub async fn examine(layout: &Layout) -> Vec<Check> {
     let mut checks = vec![root()];
     checks.extend(kernel(Path::new("/")));
-    checks.extend(join_all(PROGRAMS.iter().map(Tool::look)).await);
+    let programs = join_all(PROGRAMS.iter().map(Tool::look)).await;
+    checks.extend(
+        programs
+            .into_iter()
+            .map(|check| in_container(layout, check)),
+    );
     checks.extend(datastore(layout));
     checks.extend(secret_files(layout));
     checks.extend(manifest_files(&layout.desired()));
@@ -286,6 +291,18 @@ fn systemd() -> Result<PathBuf, StepError> {
     match Path::new("/run/systemd/system").is_dir() {
         true => Ok(PathBuf::from("systemctl")),
         false => Err(StepError::machine("systemd does not run")),
+    }
+}
+
+/// A program that is missing is none to look for where its container runs.
+fn in_container(layout: &Layout, check: Check) -> Check {
+    match proxy::way(layout) {
+        Some(way @ proxy::Way::Container { .. })
+            if check.what == "traefik" && check.level == Level::Missing =>
+        {
+            Check::ok("programs", check.what, way.to_string())
+        }
+        _ => check,
     }
 }
 

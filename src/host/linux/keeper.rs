@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use super::program::Program;
 use super::supervisor::{self, Unit};
 use super::systemd::{self, State, Systemd, UnitFile};
 use super::units;
@@ -59,20 +60,19 @@ impl<'a> Keeper<'a> {
         Ok((supervisor::is_supervised(&self.run), lives))
     }
 
-    /// Starts it, with nothing secret in its environment. Says where its own words are.
+    /// Starts it, with nothing secret in its environment.
     pub(super) async fn start(
         &self,
         binary: &Path,
         unit: UnitFile,
         argv: Vec<String>,
         environment: Vec<(String, String)>,
-    ) -> Result<String, StepError> {
+    ) -> Result<(), StepError> {
         if systemd::rules(self.layout) {
             let systemd = Systemd::connect().await?;
             systemd.write(Path::new(units::ETC), &[unit]).await?;
             systemd.enable(self.unit).await?;
-            systemd.start(self.unit).await?;
-            return Ok(format!("`journalctl -u {}`", self.unit));
+            return systemd.start(self.unit).await;
         }
         let unit = Unit {
             argv,
@@ -80,8 +80,7 @@ impl<'a> Keeper<'a> {
             log: self.log.clone(),
             run: self.run.clone(),
         };
-        supervisor::spawn(binary, self.layout.root(), &self.supervise, &unit).await?;
-        Ok(unit.log.display().to_string())
+        supervisor::spawn(binary, self.layout.root(), &self.supervise, &unit).await
     }
 
     /// Stops it, and what keeps it running.
@@ -128,11 +127,25 @@ impl<'a> Keeper<'a> {
         supervisor::supervise(&self.run, || ())
     }
 
-    /// The last of its own words: a file, or the unit whose journal has them.
-    pub(super) fn words(&self) -> Result<PathBuf, &'static str> {
-        match systemd::rules(self.layout) {
-            true => Err(self.unit),
-            false => Ok(self.log.clone()),
+    /// Its last words; none where it never ran.
+    pub(super) async fn words(&self, lines: usize) -> Result<Option<String>, StepError> {
+        if systemd::rules(self.layout) {
+            let journal = Program::new("journalctl")
+                .args(["--no-pager", "-o", "cat", "-n", &lines.to_string(), "-u"])
+                .arg(self.unit);
+            let said = journal.run().await?.stdout;
+            return Ok(Some(String::from_utf8_lossy(&said).into_owned()));
         }
+        let bytes = match std::fs::read(&self.log) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                let path = self.log.display();
+                return Err(StepError::machine(format!("{path}: {error}")));
+            }
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<&str> = text.lines().collect();
+        Ok(Some(all[all.len().saturating_sub(lines)..].join("\n")))
     }
 }

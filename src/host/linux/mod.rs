@@ -1,7 +1,6 @@
 //! A real Linux machine: one file per real thing, and here what is asked of
 //! which.
 
-mod acme;
 mod beneath;
 mod btrfs;
 pub mod check;
@@ -25,6 +24,7 @@ mod mount;
 pub mod passthrough;
 pub mod program;
 mod project_files;
+pub(crate) mod proxy;
 mod records;
 mod revisions;
 pub mod router;
@@ -35,7 +35,6 @@ mod storage;
 pub(crate) mod supervisor;
 pub(crate) mod systemd;
 mod tools;
-pub(crate) mod traefik;
 mod uninstall;
 mod units;
 
@@ -134,8 +133,7 @@ impl Host for LinuxHost {
         let layout = &self.layout;
         // Before the records: who listens by then and has one, is in them.
         let foreign = blocking(listeners::networks);
-        let (datastore, foreign, proxy) =
-            tokio::join!(datastore, foreign, traefik::observe(layout));
+        let (datastore, foreign, proxy) = tokio::join!(datastore, foreign, proxy::observe(layout));
         let datastore = datastore.unwrap_or_else(|why| datastore::unseen(&why));
         let mut foreign_networks = foreign.unwrap_or_else(Part::Unknown);
         let (machine, repositories) = match behind(&datastore) {
@@ -307,8 +305,8 @@ impl LinuxHost {
             Step::RecordRoute { name, route } => routes::record(layout, name, route),
             Step::SuspendRoute(name, by) => routes::suspend(layout, name, by.as_ref()),
             Step::ForgetRoute(name) => routes::forget(layout, name),
-            Step::StartProxy(spec) => traefik::start(layout, &self.binary, spec).await,
-            Step::StopProxy => traefik::stop(layout).await,
+            Step::StartProxy(spec) => proxy::start(layout, &self.binary, spec).await,
+            Step::StopProxy => proxy::stop(layout).await,
             Step::PublishRoutes(table) => router::publish(layout, table).await,
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::storage::{self, Place};
-use super::{LinuxHost, dockerd, freeze, loop_device, luks, mount, records, traefik};
+use super::{LinuxHost, dockerd, freeze, loop_device, luks, mount, proxy, records};
 use crate::host::{Done, Host as _, Scope, StepError};
 use crate::model::{Guid, NetworkId, Volume};
 
@@ -39,7 +39,9 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
         )]);
     }
     let mut tally = Tally::default();
-    tally.note("stopped the proxy", traefik::stop(layout).await);
+    tally.note("stopped the proxy", proxy::stop(layout).await);
+    let forgotten = proxy::forget_images(layout).await;
+    tally.note("removed the proxy's image", forgotten);
     // Who waits for a frozen file system cannot be stopped.
     for guid in records::guids(layout).unwrap_or_default() {
         if freeze::observe(layout, guid).known().is_some() {

@@ -268,6 +268,10 @@ pub struct Proxy {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Acme")]
     pub acme: Option<Acme>,
+    /// How Traefik runs: as a container of the machine's own Docker, or as a program that
+    /// systemd or renet keeps running.
+    #[serde(default)]
+    pub run_as: RunAs,
     /// The port on which the router tells programs of its routes, on 127.0.0.1: 7111
     /// where nothing is said, and none beneath a root of its own.
     #[serde(default, skip_serializing_if = "nothing")]
@@ -286,6 +290,22 @@ pub struct Proxy {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Vec<Port>")]
     pub udp: Option<Vec<u16>>,
+}
+
+/// How Traefik runs.
+#[derive(Default, JsonSchema, Serialize)]
+#[schemars(inline)]
+#[serde(rename_all = "lowercase")]
+pub enum RunAs {
+    /// Decided at the first start, and kept: a container where the machine's own Docker
+    /// answers and compose is installed, else a program.
+    #[default]
+    Auto,
+    /// The container `rediacc-proxy` of the machine's own Docker, from Traefik's image, or
+    /// where that cannot be had from one that is built around the installed program.
+    Container,
+    /// The installed program.
+    Binary,
 }
 
 fn http() -> u16 {

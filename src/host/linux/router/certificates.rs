@@ -211,14 +211,14 @@ async fn show(certificate: Vec<u8>) -> Option<Shown> {
     })
 }
 
-fn folder(layout: &Layout) -> PathBuf {
-    layout.proxy().join("certificates")
-}
-
 /// Where a pair is copied to: its own name, for nothing that serves is ever overwritten.
 fn copies(layout: &Layout, name: &Name, pair: &Pair) -> (PathBuf, PathBuf) {
     let digest = Digest::of_fields([pair.certificate.as_slice(), pair.key.bytes()]);
-    let file = |ending: &str| folder(layout).join(format!("{name}-{}.{ending}", digest.short()));
+    let file = |ending: &str| {
+        layout
+            .proxy_certificates()
+            .join(format!("{name}-{}.{ending}", digest.short()))
+    };
     (file("crt"), file("key"))
 }
 
@@ -229,7 +229,7 @@ async fn kept(layout: &Layout, name: &Name) -> Option<((PathBuf, PathBuf), Shown
         let word = word.and_then(|stem| stem.strip_prefix(name.as_str())?.strip_prefix('-'));
         word.is_some_and(Digest::is_short)
     };
-    let entries = fs::read_dir(folder(layout)).ok()?.flatten();
+    let entries = fs::read_dir(layout.proxy_certificates()).ok()?.flatten();
     let mut all: Vec<(i64, i64, PathBuf)> = entries
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "crt") && is_of(path))
@@ -254,7 +254,7 @@ pub(super) fn copy(layout: &Layout, all: &[Found]) -> io::Result<()> {
         if certificate.exists() && key.exists() {
             continue;
         }
-        let folder = folder(layout);
+        let folder = layout.proxy_certificates();
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -267,7 +267,11 @@ pub(super) fn copy(layout: &Layout, all: &[Found]) -> io::Result<()> {
 
 /// Removes the copies that neither of these tables names.
 pub(super) fn sweep(layout: &Layout, tables: [&str; 2]) {
-    for entry in fs::read_dir(folder(layout)).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(layout.proxy_certificates())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if !tables.iter().any(|table| table.contains(&*name)) {

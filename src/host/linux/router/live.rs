@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{acme, dockerd, routes, traefik};
+use super::super::proxy::{self, acme};
+use super::super::{dockerd, routes};
 use super::publisher::{Publisher, Stamp, stamp};
 use super::serve::{self, Board, Question};
 use super::{Seen, Written, certificates, look, manifests};
@@ -47,7 +48,7 @@ where
 {
     let board = Arc::new(Board::default());
     let (asks, mut asked) = mpsc::channel(16);
-    let port = traefik::router_port(&layout);
+    let port = proxy::router_port(&layout);
     let served = serve::listen(&layout, port, board.clone(), asks).await?;
     let mut router = Router::new(layout);
     let mut ticks = tokio::time::interval(LOOK);
@@ -297,7 +298,7 @@ impl Router {
     /// and then: they expire.
     async fn certify(&mut self) {
         const OFTEN: Duration = Duration::from_secs(600);
-        let spec = traefik::spec(&self.layout);
+        let spec = proxy::spec(&self.layout);
         let files = spec.iter().flat_map(|spec| spec.certificates.values());
         let files = files.flat_map(|files| [&files.certificate, &files.key]);
         let asked = spec.iter().flat_map(acme::files);
@@ -350,7 +351,7 @@ impl Router {
             layout.router_state(),
             layout.published_routes(),
             layout.proxy_dynamic(),
-            traefik::settings(layout),
+            proxy::settings(layout),
         ];
         files.iter().map(|path| stamp(path)).collect()
     }

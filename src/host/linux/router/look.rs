@@ -11,7 +11,8 @@ use bollard::models::{
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
 
 use super::super::containers::within;
-use super::super::{acme, dockerd, traefik};
+use super::super::dockerd;
+use super::super::proxy::{self, acme};
 use super::{Seen, certificates};
 use crate::model::{Layout, NetworkId};
 use crate::router::Container;
@@ -26,7 +27,7 @@ pub(super) async fn everything(layout: &Layout) -> Seen {
         };
         (*network, containers)
     });
-    let spec = traefik::spec(layout).unwrap_or_default();
+    let spec = proxy::spec(layout).unwrap_or_default();
     let mut seen = Seen {
         stopped: stopped(layout, &running),
         certificates: certificates::look(layout, &spec).await,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::super::files::{read_json, write_json, write_unsynced};
-use super::super::{routes, traefik};
+use super::super::{proxy, routes};
 use super::{MODE, Seen, Written, certificates, observe_published};
 use crate::host::{Done, StepError};
 use crate::model::{Format, Layout, Name, NetworkId, Part, RouteTable};
@@ -121,7 +121,7 @@ impl Publisher {
             .collect();
         let away = seen.mute.union(&seen.stopped).copied().collect();
         let table = self.tables.next(&Input {
-            proxy: &traefik::spec(&self.layout).unwrap_or_default(),
+            proxy: &proxy::spec(&self.layout).unwrap_or_default(),
             manifests,
             declared: &declared,
             containers: &containers,

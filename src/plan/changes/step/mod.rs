@@ -182,8 +182,12 @@ pub(super) fn explain(
         Step::StartProxy(spec) => match before.proxy.known() {
             Some(was) if was.spec == *spec => drift("supervisor", "not running", Some("running")),
             Some(was) => {
-                let (from, to) = (was.spec.http.to_string(), spec.http.to_string());
-                let field = Field::new("http", Some(from), Some(to));
+                let (was, is) = (&was.spec, spec);
+                let (name, from, to) = match was.run_as != is.run_as && was.http == is.http {
+                    true => ("runAs", was.run_as.to_string(), is.run_as.to_string()),
+                    false => ("http", was.http.to_string(), is.http.to_string()),
+                };
+                let field = Field::new(name, Some(from), Some(to));
                 Explained::from(field.note("no route answers while it starts again"))
             }
             None if before.published.known().is_none_or(BTreeMap::is_empty) => Explained {

@@ -4,18 +4,23 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::files::write_atomic;
-use super::secrets;
+use super::super::files::write_atomic;
+use super::super::secrets;
 use crate::model::{Acme, Layout, ProxySpec};
 use crate::router::{NoOrders, OTHER_RESOLVER, RESOLVER};
 
 /// Where orders are kept: what was ordered is not ordered again.
 fn store(layout: &Layout) -> PathBuf {
-    layout.proxy().join("letsencrypt/acme.json")
+    folder(layout).join("acme.json")
+}
+
+/// The one folder that the proxy writes to.
+pub(super) fn folder(layout: &Layout) -> PathBuf {
+    layout.proxy().join("letsencrypt")
 }
 
 /// The proxy's environment as a file.
@@ -23,8 +28,14 @@ pub(super) fn config(layout: &Layout) -> PathBuf {
     layout.proxy().join("config.env")
 }
 
+/// Whether orders run a program of the machine's: lego's provider `exec` does.
+pub(super) fn runs_a_program(spec: &ProxySpec) -> bool {
+    let dns = spec.acme.as_ref().and_then(|acme| acme.dns.as_ref());
+    dns.is_some_and(|dns| dns.provider == "exec")
+}
+
 /// The files that orders need.
-pub(super) fn files(spec: &ProxySpec) -> impl Iterator<Item = &PathBuf> {
+pub(in super::super) fn files(spec: &ProxySpec) -> impl Iterator<Item = &PathBuf> {
     let acme = spec.acme.iter();
     acme.flat_map(|acme| {
         let tokens = acme.dns.iter().flat_map(|dns| dns.token_files.values());
@@ -33,7 +44,7 @@ pub(super) fn files(spec: &ProxySpec) -> impl Iterator<Item = &PathBuf> {
 }
 
 /// Why nothing can be ordered as it is asked for.
-pub(super) fn no_orders(layout: &Layout, spec: &ProxySpec) -> Option<NoOrders> {
+pub(in super::super) fn no_orders(layout: &Layout, spec: &ProxySpec) -> Option<NoOrders> {
     let acme = spec.acme.as_ref()?;
     let tokens = acme.dns.iter().flat_map(|dns| &dns.token_files);
     let token = tokens
@@ -103,10 +114,12 @@ pub(super) fn environment(spec: &ProxySpec) -> Vec<(String, String)> {
     base.into_iter().chain(email).chain(files).collect()
 }
 
+/// As systemd and compose read it alike.
 fn text(environment: &[(String, String)]) -> String {
     let mut text = String::new();
     for (name, value) in environment {
         let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+        let value = value.replace('$', "\\$");
         let _ = writeln!(text, "{name}=\"{value}\"");
     }
     text
@@ -120,11 +133,10 @@ pub(super) fn is_written(layout: &Layout, environment: &[(String, String)]) -> b
 /// Writes the environment, and keeps for root what was ordered: the proxy takes no store
 /// that others can read.
 pub(super) fn prepare(layout: &Layout, environment: &[(String, String)]) -> io::Result<()> {
-    let store = store(layout);
-    let folder = store.parent().unwrap_or(Path::new("/"));
+    let (store, folder) = (store(layout), folder(layout));
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(folder)?;
-    for (path, mode) in [(folder, 0o700), (&store, 0o600)] {
+    builder.recursive(true).mode(0o700).create(&folder)?;
+    for (path, mode) in [(&folder, 0o700), (&store, 0o600)] {
         match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
