@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::authority::{Authority, ask, shown, talks};
 use super::lab::Lab;
+use super::proxy::Engine;
 use super::router::until;
 
 const HTTP: u16 = 18_088;
@@ -509,5 +510,78 @@ fn l51_certificates_are_ordered_once_and_renewed_and_no_restart_orders_any() {
         "one that ends within 30 days is renewed {} ms after a start",
         began.elapsed().as_millis()
     );
+    lab.uninstall();
+}
+
+/// The same where Traefik is a container: it reads what is mounted, asks the authority by
+/// the machine's network, and keeps what it ordered.
+#[test]
+fn l51_a_container_orders_once_and_serves_certificates_of_ones_own() {
+    let Some(lab) = Lab::empty("acmebox") else {
+        return;
+    };
+    let authority = Authority::new();
+    let Some(pebble) = Pebble::start(&authority) else {
+        return;
+    };
+    let engine = Engine::start(&lab);
+    shop(&lab, &["web"]);
+    const OWN: &str = "own.other.test";
+    const ORDERED: &str = "www.other.test";
+    route(&lab, "own", "web", OWN, "");
+    route(&lab, "ordered", "web", ORDERED, ", tls: true");
+    let first = authority.issue(&[OWN]);
+    put(&lab, "own", &first);
+    let more = format!(
+        "    runAs: container\n    certificates:\n      own: {{ certificate: tls/own.crt, key: tls/own.key }}\n    acme:\n      email: ops@example.test\n      caServer: https://localhost:{DIRECTORY}/dir\n      caCertificate: {}\n",
+        authority.root().display(),
+    );
+    machine(&lab, &more);
+    lab.expect(0, &["apply"]);
+    let root = pebble.root(&authority);
+    let ordered = || ask("https", ORDERED, HTTPS, &root, "/").0 == 200;
+    let began = std::time::Instant::now();
+    while !ordered() {
+        assert!(
+            began.elapsed().as_secs() < 60,
+            "{}",
+            lab.expect(0, &["proxy", "logs"])
+        );
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let own = || ask("https", OWN, HTTPS, &authority.root(), "/").0 == 200;
+    until("one's own", own);
+    until("the service's", || {
+        ask("https", "web.shop.demo.example.test", HTTPS, &root, "/").0 == 200
+    });
+    assert_eq!(pebble.orders(), 2);
+    // A new one is served by the same container.
+    let (id, before) = (engine.id(), shown(HTTPS, OWN).unwrap());
+    put(&lab, "own", &authority.issue(&[OWN]));
+    until("the new one", || shown(HTTPS, OWN).unwrap() != before);
+    assert!(id.is_some());
+    assert_eq!(engine.id(), id);
+    for _ in 0..2 {
+        lab.expect(0, &["proxy", "down"]);
+        lab.expect(0, &["proxy", "up"]);
+    }
+    until("what was ordered", ordered);
+    until("one's own", own);
+    assert_eq!(pebble.orders(), 2);
+    let store = lab.root.join("opt/rediacc/proxy/letsencrypt/acme.json");
+    assert_eq!(fs::metadata(store).unwrap().mode() & 0o777, 0o600);
+    // Its DNS provider would be a program that it has not.
+    let token = pebble.provider();
+    let exec = format!(
+        "{more}      dnsProvider: {{ name: exec, tokenFiles: {{ EXEC_PATH: {} }} }}\n",
+        token.display()
+    );
+    machine(&lab, &exec);
+    lab.says(3, &["apply"], "runs a program of this machine");
+    machine(&lab, &exec.replace("runAs: container", "runAs: auto"));
+    lab.expect(0, &["apply"]);
+    assert_eq!(engine.id(), None);
+    until("one's own", own);
+    drop(engine);
     lab.uninstall();
 }

@@ -129,14 +129,14 @@ fn l53_no_spelling_of_a_path_passes_by_the_router_that_asks_for_a_password() {
 
 /// The machine's own Docker of a lab, which ends with it. Its data lies elsewhere: what is
 /// mounted beneath the root goes with `renet uninstall`.
-struct Engine<'a> {
+pub struct Engine<'a> {
     lab: &'a Lab,
     data: tempfile::TempDir,
     child: Child,
 }
 
 impl<'a> Engine<'a> {
-    fn start(lab: &'a Lab) -> Self {
+    pub fn start(lab: &'a Lab) -> Self {
         let run = lab.root.join("run");
         let socket = run.join("docker.sock").display().to_string();
         let data = tempfile::tempdir().unwrap();
@@ -171,7 +171,7 @@ impl<'a> Engine<'a> {
     }
 
     /// The id of the proxy's container, while it runs.
-    fn id(&self) -> Option<String> {
+    pub fn id(&self) -> Option<String> {
         let only = ["--filter", "name=^rediacc-proxy$"];
         let id = self.docker(&[&["ps", "-q", "--no-trunc"], &only[..]].concat());
         id.filter(|id| !id.is_empty())
