@@ -87,7 +87,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     }
     let invalid = if session.invalid { 2 } else { 0 };
     if args.output == Format::Text {
-        session.warn(&changes);
+        session.warn(&changes.warnings);
     }
     if args.dry_run {
         output::print(args.output, &changes, || {
@@ -126,6 +126,11 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         code => code,
     };
     let outcome = Outcome::of(&report, code, began.elapsed());
+    if args.output == Format::Text {
+        let news = outcome.warnings.iter();
+        let news = news.filter(|one| !changes.warnings.contains(one));
+        session.warn(&news.cloned().collect::<Vec<_>>());
+    }
     output::print(args.output, &outcome, || {
         looked.unwrap_or_else(|| render::notes(&report.last.changes()) + &render::report(&outcome))
     })?;

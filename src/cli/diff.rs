@@ -49,7 +49,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     session.check_selection(&wave)?;
     let changes = session.changes(&wave);
     if args.output != Format::Json {
-        session.warn(&changes);
+        session.warn(&changes.warnings);
     }
     if let Some(path) = &args.out {
         SavedPlan::of(&session, &meant, &changes)?.write(path)?;

@@ -306,7 +306,8 @@ fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> 
 }
 
 fn warnings(wave: &Wave, object: &Object) -> Vec<String> {
-    let all = wave.desired.warnings().filter(|(of, _)| of == object);
+    let all = crate::model::warnings(&wave.desired, &wave.actual).into_iter();
+    let all = all.filter(|(of, _)| of == object);
     all.map(|(_, warning)| warning.to_string()).collect()
 }
 

@@ -21,7 +21,7 @@ use crate::host::linux::secrets::Secrets;
 use crate::host::linux::{LinuxHost, router};
 use crate::manifest::{self, OneFile};
 use crate::model::{Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest};
-use crate::plan::changes::Changes;
+use crate::plan::changes::{Changes, Warned};
 use crate::resolve::{Drawn, Ids, Source};
 
 /// A machine, and what is wanted of it.
@@ -233,9 +233,9 @@ impl Session {
         wave.changes().expecting(starts)
     }
 
-    /// Says what of the compose files does not do what it says.
-    pub fn warn(&self, changes: &Changes) {
-        output::warn(&render::warnings(&changes.warnings, output::width()));
+    /// Says what deserves a word.
+    pub fn warn(&self, warned: &[Warned]) {
+        output::warn(&render::warnings(warned, output::width()));
     }
 
     /// The one line of a command that found nothing to do.

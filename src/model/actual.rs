@@ -185,6 +185,8 @@ pub struct Container {
     pub health: Health,
     /// The last line that one said which ended badly.
     pub last_line: Option<String>,
+    /// On which ports it listens on every address of the machine: `8080/tcp`.
+    pub everywhere: BTreeSet<String>,
 }
 
 impl Container {

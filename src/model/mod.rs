@@ -58,4 +58,4 @@ pub use size::Size;
 pub use snapshot::{MadeBy, Schedule, Snapshot, Snapshots};
 pub use step::{Danger, Step};
 pub use storage::{Header, Mount, Storage, Volume};
-pub use warning::Warning;
+pub use warning::{Warning, warnings};

@@ -125,7 +125,7 @@ impl Outcome {
             seconds: took.as_secs_f64(),
             steps: steps.collect(),
             blocked: blocked.collect(),
-            warnings: Warned::all(desired),
+            warnings: Warned::all(desired, &report.last.actual),
             busy: busy.collect(),
         }
     }

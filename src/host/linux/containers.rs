@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 
 use super::dockerd::{self, Silence};
 use super::supervisor::Processes;
-use super::systemd;
+use super::{listeners, systemd};
 use crate::model::{
     Container, ContainerState, Daemon, Health, Layout, Made, Name, NetworkId, Part,
 };
@@ -189,6 +189,7 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects, BTreeSet<S
     });
     let mut inspected = futures::stream::iter(calls.collect::<Vec<_>>()).buffered(CALLS);
     let mut projects = Projects::new();
+    let mut processes = Vec::new();
     while let Some((project, service, hash, seen)) = inspected.next().await {
         let seen = match seen {
             Ok(seen) => seen,
@@ -200,10 +201,25 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects, BTreeSet<S
         if container.ended_badly().is_some() {
             container.last_line = last_line(client, &seen).await;
         }
+        let pid = seen.state.as_ref().and_then(|state| state.pid);
+        if let Some(pid) = pid
+            .and_then(|pid| i32::try_from(pid).ok())
+            .filter(|pid| *pid > 0)
+        {
+            processes.push((project.clone(), service.to_owned(), pid));
+        }
         projects
             .entry(project)
             .or_default()
             .insert(service.to_owned(), container);
+    }
+    for (project, service, ports) in listening(processes).await {
+        let container = projects
+            .get_mut(&project)
+            .and_then(|all| all.get_mut(&service));
+        if let Some(container) = container {
+            container.everywhere = ports;
+        }
     }
     let tags = images
         .iter()
@@ -211,6 +227,22 @@ async fn look(client: &Docker) -> Result<(BTreeSet<String>, Projects, BTreeSet<S
         .cloned()
         .collect();
     Ok((tags, projects, running))
+}
+
+/// On which ports containers listen on every address; none that does is left out.
+async fn listening(processes: Vec<(Name, String, i32)>) -> Vec<(Name, String, BTreeSet<String>)> {
+    if processes.is_empty() {
+        return Vec::new();
+    }
+    let look = move || {
+        let open = listeners::everywhere();
+        let each = processes.into_iter().map(|(project, service, pid)| {
+            let ports = listeners::of_container(pid, &open);
+            (project, service, ports)
+        });
+        each.filter(|(.., ports)| !ports.is_empty()).collect()
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
 fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &str>) -> Container {
@@ -247,6 +279,7 @@ fn container(seen: &ContainerInspectResponse, hash: &str, ids: &HashMap<&str, &s
         },
         started: Made::Is(started),
         last_line: None,
+        everywhere: BTreeSet::new(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Who listens on 127.0.0.0/8.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -14,21 +15,82 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use procfs::ProcError;
 use procfs::net::{TcpState, tcp, tcp6, udp, udp6};
+use procfs::process::{FDTarget, Process};
 
 use crate::model::{NetworkId, Part};
 
-/// Every network in which somebody listens.
-pub(super) fn networks() -> Part<BTreeSet<NetworkId>> {
+/// Somebody who listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listener {
+    address: IpAddr,
+    /// As Docker writes it: `8080/tcp`.
+    port: String,
+    inode: u64,
+}
+
+fn all() -> Result<Vec<Listener>, String> {
     // A kernel may lack the first; the second costs it a walk through all that it has
     // room for, 10 ms and more.
-    match asked().or_else(|_| read()) {
-        Ok(addresses) => Part::Known(addresses.into_iter().filter_map(network).collect()),
-        Err(error) => Part::Unknown(format!("/proc/net: {error}")),
+    let all = asked().or_else(|_| read());
+    all.map_err(|error| format!("/proc/net: {error}"))
+}
+
+/// Every network in which somebody listens.
+pub(super) fn networks() -> Part<BTreeSet<NetworkId>> {
+    match all() {
+        Ok(all) => Part::Known(all.iter().filter_map(|one| network(one.address)).collect()),
+        Err(why) => Part::Unknown(why),
     }
 }
 
+/// Who listens on every address, as sockets and their ports: `8080/tcp`.
+pub(super) fn everywhere() -> HashMap<u64, String> {
+    let all = all().unwrap_or_default().into_iter();
+    let open = all.filter(|one| one.address.to_canonical().is_unspecified());
+    open.map(|one| (one.inode, one.port)).collect()
+}
+
+/// On which of these a container listens that has this process.
+pub(super) fn of_container(pid: i32, open: &HashMap<u64, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for pid in beside(pid) {
+        let descriptors = Process::new(pid).and_then(|process| process.fd());
+        for descriptor in descriptors.into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = descriptor.target {
+                found.extend(open.get(&inode).cloned());
+            }
+        }
+    }
+    found
+}
+
+/// The processes of its cgroup: of its container.
+fn beside(pid: i32) -> Vec<i32> {
+    let groups = Process::new(pid).and_then(|process| process.cgroups());
+    let groups = groups.into_iter().flatten();
+    let lists = groups.flat_map(|group| {
+        let path = group.pathname.trim_start_matches('/').to_owned();
+        // The root is nobody's container.
+        let own = (!path.is_empty()).then_some(path);
+        let folder = PathBuf::from("/sys/fs/cgroup").join(group.controllers.join(","));
+        own.map(|path| folder.join(path).join("cgroup.procs"))
+    });
+    let read = lists
+        .filter_map(|list| std::fs::read_to_string(list).ok())
+        .next();
+    let mut all: Vec<i32> = read
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.parse().ok())
+        .collect();
+    if !all.contains(&pid) {
+        all = vec![pid];
+    }
+    all
+}
+
 /// What the kernel answers: sock_diag(7).
-fn asked() -> io::Result<Vec<IpAddr>> {
+fn asked() -> io::Result<Vec<Listener>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     let mut all = Vec::new();
@@ -57,7 +119,11 @@ fn asked() -> io::Result<Vec<IpAddr>> {
     Ok(all)
 }
 
-fn dump(socket: &Socket, request: InetRequest, all: &mut Vec<IpAddr>) -> io::Result<()> {
+fn dump(socket: &Socket, request: InetRequest, all: &mut Vec<Listener>) -> io::Result<()> {
+    let kind = match request.protocol {
+        IPPROTO_TCP => "tcp",
+        _ => "udp",
+    };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
@@ -73,7 +139,12 @@ fn dump(socket: &Socket, request: InetRequest, all: &mut Vec<IpAddr>) -> io::Res
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                    all.push(found.header.socket_id.source_address);
+                    let header = found.header;
+                    all.push(Listener {
+                        address: header.socket_id.source_address,
+                        port: format!("{}/{kind}", header.socket_id.source_port),
+                        inode: header.inode.into(),
+                    });
                 }
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -87,7 +158,7 @@ fn dump(socket: &Socket, request: InetRequest, all: &mut Vec<IpAddr>) -> io::Res
 }
 
 /// What `/proc/net` says.
-fn read() -> procfs::ProcResult<Vec<IpAddr>> {
+fn read() -> procfs::ProcResult<Vec<Listener>> {
     // The machine may have no IPv6.
     fn six<T>(read: procfs::ProcResult<Vec<T>>) -> procfs::ProcResult<Vec<T>> {
         match read {
@@ -99,8 +170,13 @@ fn read() -> procfs::ProcResult<Vec<IpAddr>> {
     let udp = udp()?.into_iter().chain(six(udp6())?);
     Ok(tcp
         .filter(|entry| entry.state == TcpState::Listen)
-        .map(|entry| entry.local_address.ip())
-        .chain(udp.map(|entry| entry.local_address.ip()))
+        .map(|entry| (entry.local_address, "tcp", entry.inode))
+        .chain(udp.map(|entry| (entry.local_address, "udp", entry.inode)))
+        .map(|(address, kind, inode)| Listener {
+            address: address.ip(),
+            port: format!("{}/{kind}", address.port()),
+            inode,
+        })
         .collect())
 }
 
@@ -115,6 +191,8 @@ fn network(address: IpAddr) -> Option<NetworkId> {
 mod tests {
     use std::net::{TcpListener, UdpSocket};
 
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
 
     #[test]
@@ -126,11 +204,32 @@ mod tests {
             .into_iter()
             .map(|id| NetworkId::try_from(id).unwrap())
             .collect();
-        let of = |all: Vec<IpAddr>| all.into_iter().filter_map(network).collect();
-        let (asked, read): (BTreeSet<_>, BTreeSet<_>) = (of(asked().unwrap()), of(read().unwrap()));
-        assert!(asked.is_superset(&wanted), "{asked:?}");
-        assert!(read.is_superset(&wanted), "{read:?}");
+        for seen in [asked().unwrap(), read().unwrap()] {
+            let seen = seen.iter().filter_map(|one| network(one.address));
+            let seen: BTreeSet<NetworkId> = seen.collect();
+            assert!(seen.is_superset(&wanted), "{seen:?}");
+        }
         assert!(networks().known().unwrap().is_superset(&wanted));
+    }
+
+    #[test]
+    fn who_listens_on_every_address_is_seen_by_its_process() {
+        // Where nobody reaches it.
+        let alone = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let four = TcpListener::bind("0.0.0.0:8080").unwrap();
+            let six = UdpSocket::bind("[::]:53").unwrap();
+            let _own = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let open = everywhere();
+            assert_eq!(open.len(), 3, "{open:?}");
+            let me = i32::try_from(std::process::id()).unwrap();
+            let found = of_container(me, &open);
+            drop((four, six));
+            (found, everywhere().len())
+        });
+        let (found, left) = alone.join().unwrap();
+        assert!(found.contains("8080/tcp") && found.contains("53/udp"));
+        assert_eq!((found.len(), left), (3, 1));
     }
 
     #[test]
@@ -140,7 +239,7 @@ mod tests {
             .collect();
         let address: IpAddr = "127.244.40.5".parse().unwrap();
         let seen = asked().unwrap();
-        let seen = seen.iter().filter(|one| **one == address).count();
+        let seen = seen.iter().filter(|one| one.address == address).count();
         assert_eq!(seen, all.len());
     }
 }

@@ -345,6 +345,7 @@ impl World {
                         state: ContainerState::Running,
                         health: Health::Healthy,
                         last_line: None,
+                        everywhere: BTreeSet::new(),
                     };
                     let own = BTreeMap::from([("hook".to_owned(), container)]);
                     all.insert(hook.project.clone(), own);

@@ -340,6 +340,7 @@ impl Step {
                                 state: ContainerState::Running,
                                 health: Health::New,
                                 last_line: None,
+                                everywhere: BTreeSet::new(),
                             });
                             (name.clone(), container)
                         })

@@ -23,7 +23,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Plan;
-use crate::model::{Actual, Blocked, Desired, Digest, Guid, Object};
+use crate::model::{Actual, Blocked, Desired, Digest, Guid, Object, warnings};
 
 /// Everything that a plan changes.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -235,11 +235,12 @@ pub struct Warned {
 
 impl Warned {
     /// Of everything that is wanted.
-    pub fn all(desired: &Desired) -> Vec<Self> {
-        let all = desired.warnings().map(|(object, warning)| Self {
+    pub fn all(desired: &Desired, actual: &Actual) -> Vec<Self> {
+        let all = warnings(desired, actual).into_iter();
+        let all = all.map(|(object, warning)| Self {
             object: desired.label(&object),
-            place: warning.place.clone(),
-            message: warning.message.clone(),
+            place: warning.place,
+            message: warning.message,
         });
         all.collect()
     }
@@ -299,7 +300,7 @@ pub fn changes(desired: &Desired, actual: &Actual, plan: &Plan) -> Changes {
             .map(|guid| AtRisk::of(desired, actual, guid))
             .collect(),
         notes: notes(desired, plan),
-        warnings: Warned::all(desired),
+        warnings: Warned::all(desired, actual),
     };
     changes.digest = digest(&changes, plan);
     changes

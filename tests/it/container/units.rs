@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::nspawn::Container;
+use crate::desired;
 use crate::guest::{Guest as _, story};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -69,6 +70,30 @@ fn a_daemon_is_a_unit_which_its_socket_starts_and_a_look_does_not() {
     assert_eq!(units(&container), "");
     assert_eq!(container.open(), "");
     assert!(!container.sh("ip address show lo").contains("/26"));
+}
+
+/// Found once it runs, whatever its compose file says; a container may have several
+/// processes.
+#[test]
+fn what_listens_on_every_address_is_said() {
+    let container = Container::boot();
+    story::declare(&container, "Hello");
+    let open = |(path, text): (String, String)| (path, text.replace("${WEB_IP}:8080", "8080"));
+    container.declare(desired::service("shop", "web", "Hello").map(open));
+    const WORDS: &str = "warning: web listens on 8080/tcp of every address of this machine";
+    let applied = container
+        .expect(0, &["apply", "--yes"])
+        .replace("\n    ", " ");
+    assert!(applied.contains(WORDS), "{applied}");
+    let rows = container.json(&["get", "service"]);
+    let warnings = rows["objects"][0]["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{rows}");
+    assert!(warnings[0].as_str().unwrap().ends_with("`${WEB_IP}`"));
+    container.declare(desired::service("shop", "web", "Hello"));
+    container.expect(0, &["apply", "--yes"]);
+    let rows = container.json(&["get", "service"]);
+    assert_eq!(rows["objects"][0].get("warnings"), None, "{rows}");
+    story::says(&container, "Hello");
 }
 
 #[test]
