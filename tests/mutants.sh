@@ -70,6 +70,7 @@ what is replaced is lost|src/model/step/effect.rs|s/repo.replaced = std::mem::re
 what is to be replaced is opened|src/plan/repository.rs|s/self.finish_rewind(guid, spec.network)?;//
 a failed update keeps its data|src/plan/repository.rs|s/self.rewind_failed(spec)?;//
 what a failure costs is not shown|src/plan/transaction.rs|s/self.plan.danger.insert(Danger::TakesBack(guid));//
+a kept revision of another network stands in|src/plan/stand_in.rs|s/.filter(|kept| kept.is_of(spec.network))//
 the reserve is kept to the end|src/plan/retire.rs|s/self.make_room_to_free()?;//
 LIST
 }

@@ -535,6 +535,13 @@ impl ProjectSpec {
     /// what users of `docker compose up --wait` expect.
     pub const HEALTHY_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
+    /// Whether its services have addresses of this network. What was kept before its
+    /// repository got another has none there.
+    pub fn is_of(&self, network: NetworkId) -> bool {
+        let mut services = self.services.values();
+        services.all(|service| NetworkId::of(service.address) == Some(network))
+    }
+
     /// A project with its revision.
     pub fn new(
         name: Name,

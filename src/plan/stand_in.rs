@@ -78,6 +78,13 @@ impl Script<'_> {
         }
         let (before, noted) = self.leave_aside(guid, project)?;
         match &before.spec {
+            Some(other) if !other.is_of(network) => {
+                let why = format!(
+                    "revision {} of {project} was made for the addresses of another network",
+                    before.hash.short()
+                );
+                Err(Stop::Block(Blocked::Unresolved(why)))
+            }
             Some(before) => {
                 // After what it starts is as the manifest said last.
                 let before = ProjectSpec {
@@ -156,7 +163,7 @@ impl Script<'_> {
         let kept = repo.revisions.known()?.get(&project.name)?;
         let mut newest_first = kept.iter().rev();
         let last = newest_first.find(|kept| kept.hash != project.hash && !failed(&kept.hash))?;
-        let spec = last.spec.as_ref()?;
+        let spec = last.spec.as_ref().filter(|kept| kept.is_of(spec.network))?;
         // After what it starts, and how long it may take, is for the manifest to say.
         Some(Arc::new(ProjectSpec {
             depends_on: project.depends_on.clone(),

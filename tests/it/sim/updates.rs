@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use renet::execute::{Options, Report};
 use renet::host::sim::Fault;
 use renet::model::{
-    Act, ContainerState, Digest, FileSet, Made, MadeBy, Object, OnFailure, RunState, Step,
+    Act, ContainerState, Digest, FileSet, Made, MadeBy, Object, OnFailure, Part, RunState, Step,
 };
 
 use super::world::*;
@@ -327,4 +327,40 @@ fn a_hook_that_fails_gives_way_to_the_one_before() {
         assert!(report.performed.is_empty(), "{:?}", done(&report));
         assert_eq!(reason(&report, &service), "RevisionFailed");
     }
+}
+
+/// A revision that was kept before the records were lost has the addresses of the network
+/// that the repository had then: it takes no place in another one.
+#[test]
+fn a_kept_revision_of_another_network_does_not_stand_in() {
+    let lab = Lab::new();
+    assert!(lab.run(&at(0)).unwrap().in_sync());
+    let guid = lab.guid("r0");
+    let network = |lab: &Lab| {
+        let world = lab.host.world();
+        let repo = world.actual.repository(guid).unwrap();
+        repo.record.known().unwrap().network
+    };
+    let before = network(&lab);
+    break_revision(&lab, 2);
+    lab.host.world().reboot();
+    lab.lose_records();
+    // Somebody else has its addresses by now.
+    lab.host.world().actual.foreign_networks = Part::Known([before].into());
+    let mut wanted = at(2);
+    wanted.repositories.get_mut(&0).unwrap().guid = Some(guid);
+    let report = lab.run(&wanted).unwrap();
+    assert_ne!(network(&lab), before);
+    let ups = report.performed.iter().filter_map(|one| match &one.step {
+        Step::Up {
+            network, project, ..
+        } => Some(project.is_of(*network)),
+        _ => None,
+    });
+    let ups: Vec<bool> = ups.collect();
+    assert!(!ups.is_empty() && ups.iter().all(|own| *own), "{ups:?}");
+    assert!(!report.in_sync());
+    // Mended, it gets well at its own.
+    wanted.repositories.get_mut(&0).unwrap().projects = [(0, 1)].into();
+    assert!(lab.run(&wanted).unwrap().in_sync());
 }
