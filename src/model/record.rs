@@ -392,7 +392,11 @@ impl Patch {
                     .unfinished
                     .take_if(|under_way| under_way.projects.is_empty());
             }
-            Patch::Rewind(rewind) => record.rewind = Some(*rewind),
+            Patch::Rewind(rewind) => {
+                record.rewind = Some(*rewind);
+                // The snapshot may be from before its parent's containers were removed.
+                record.cleaned = false;
+            }
             Patch::Rewound => {
                 record.rewind = None;
                 record.unfinished = None;
