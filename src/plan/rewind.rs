@@ -63,6 +63,8 @@ impl Script<'_> {
         let Some(rewind) = self.record(guid)?.and_then(|record| record.rewind) else {
             return self.keep_replaced(guid);
         };
+        // Out of the trash first, where it is on its way back from there.
+        self.bring_back(guid)?;
         let Rewind { to: with, keep } = self.with_room(guid, rewind)?;
         let replace = Step::Replace { guid, with, keep };
         if !replace.holds(&self.scratch)? {

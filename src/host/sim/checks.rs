@@ -191,6 +191,7 @@ impl World {
                 | Step::Close(_)
                 | Step::Detach(_)
                 | Step::ClearStaging(_)
+                | Step::KeepReplaced { .. }
                 | Step::Trash(_)
                 | Step::Purge { .. }
                 | Step::DropSnapshot { .. }

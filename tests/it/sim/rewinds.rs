@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use renet::host::sim::Fault;
 use renet::manifest::MovedFrom;
 use renet::model::{
-    Act, Danger, Digest, FileSet, Guid, MadeBy, Object, OnFailure, Part, Patch, Rewind, RunState,
-    Size, Snapshot, Step,
+    Act, Danger, Digest, FileSet, Guid, Lineage, MadeBy, NetworkId, Object, OnFailure, Part, Patch,
+    Rewind, RunState, Size, Snapshot, Step,
 };
 
 use super::world::*;
@@ -289,6 +289,58 @@ fn a_revision_that_is_left_aside_does_not_come_back_by_itself() {
     assert_eq!(files(&lab, None), digest(&at(0), "p0"));
     let running = |lab: &Lab| lab.published().len();
     assert_eq!(running(&lab), 2);
+}
+
+#[test]
+fn what_is_half_out_of_the_trash_comes_out_of_it_first() {
+    let whole = folder(1).with(1, Repo::with(&[0]).deleted_without_manifest());
+    let lab = Lab::at_rest(&whole);
+    let guid = lab.guid("r1");
+    let moment = Snapshot::moment(lab.now());
+    assert!(lab.act(guid, Act::Snapshot(moment)).unwrap().in_sync());
+    lab.prune(&folder(1)).unwrap();
+    // It is live again, and its image still where it was.
+    lab.faults(&[(1, Fault::FailBefore)]);
+    lab.run(&whole);
+    lab.host.world().faults.clear();
+    assert!(lab.record(guid).unwrap().is_live());
+    assert!(lab.repo_of(guid).storage.file.is_absent());
+    let report = lab.act(guid, rewind(&lab, moment, None)).unwrap();
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    assert!(place(&report, "Untrash") < place(&report, "Replace"));
+}
+
+#[test]
+fn a_copy_that_goes_back_to_before_it_was_cleared_is_cleared_again() {
+    let lab = Lab::at_rest(&at(0));
+    let (called, parent) = (name("copy"), lab.guid("r0"));
+    let copy = lab.ids.guid(&called);
+    let fork = Act::Fork {
+        name: called,
+        network: NetworkId::try_from(4096).unwrap(),
+        lineage: Lineage {
+            parent,
+            tag: None,
+            snapshot: None,
+        },
+        expires: None,
+        autostart: false,
+    };
+    let moment = Snapshot::moment(lab.now());
+    let up = Act::Up { network: None };
+    for act in [fork, Act::Snapshot(moment), up] {
+        assert!(lab.act(copy, act).unwrap().in_sync());
+    }
+    let report = lab.act(copy, rewind(&lab, moment, None)).unwrap();
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    // The parent's containers, which the snapshot holds, never ran in it.
+    assert!(place(&report, "CleanFork") < place(&report, "StartDaemon"));
+    assert!(
+        lab.repo_of(copy)
+            .containers
+            .known()
+            .is_none_or(|all| all.is_empty())
+    );
 }
 
 #[test]
