@@ -72,6 +72,13 @@ a failed update keeps its data|src/plan/repository.rs|s/self.rewind_failed(spec)
 what a failure costs is not shown|src/plan/transaction.rs|s/self.plan.danger.insert(Danger::TakesBack(guid));//
 a kept revision of another network stands in|src/plan/stand_in.rs|s/.filter(|kept| kept.is_of(spec.network))//
 the reserve is kept to the end|src/plan/retire.rs|s/self.make_room_to_free()?;//
+nothing is tried first|src/plan/trial.rs|s/if !project.fork_first {/if true {/
+a trial counts before it is well|src/plan/trial.rs|s/(None, true) if !self.plan.blocked/(None, _) if !self.plan.blocked/
+a trial is never over|src/plan/script.rs|s/} else if self.desired.spent.contains(&guid) {/} else if false \&\& self.desired.spent.contains(\&guid) {/
+a trial of another change counts|src/resolve/trials.rs|s/Some(trial) => trial.revision == \*revision,/Some(_) => true,/
+what comes after a trial is not shown|src/plan/repository.rs|s/self.foresee(spec, &spec.projects\[name\]);//
+nothing runs during a trial|src/plan/stand_in.rs|s/if stays || !waits \&\& /if stays || waits || /
+others' trials are spent|src/resolve/trials.rs|s/let ours = is_ours(source, copy) || /let ours = true || is_ours(source, copy) || /
 LIST
 }
 

@@ -17,7 +17,7 @@ use crate::execute::{self, Ledger, Locking, Options, Reconciler, Report, Rest, S
 use crate::host::Host;
 use crate::manifest::{Folder, Manifests};
 use crate::model::{
-    Asked, Blocked, Digest, Guid, Layout, Name, NetworkId, Object, Owner, Prune, Step,
+    Asked, Blocked, Digest, Guid, Layout, Name, NetworkId, Object, Owner, Patch, Prune, Step,
 };
 use crate::plan::Share;
 use crate::resolve::{Ids, Source};
@@ -432,7 +432,13 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
         }
         let specs = desired.repositories.iter();
         let declared: BTreeMap<Guid, Digest> = specs
-            .filter_map(|(guid, spec)| Some((*guid, revision.parts.get(&spec.name)?.clone())))
+            .filter_map(|(guid, spec)| {
+                // A trial is declared by what is tried.
+                let parent = desired.trials.get(guid);
+                let parent = parent.and_then(|parent| desired.repositories.get(parent));
+                let declared = parent.unwrap_or(spec);
+                Some((*guid, revision.parts.get(&declared.name)?.clone()))
+            })
             .collect();
         state.starts.retain(|guid| declared.contains_key(&guid));
         let before = std::mem::replace(&mut state.declared, declared);
@@ -487,6 +493,11 @@ impl<H: Host + 'static, L: Locking + 'static> Agent<H, L> {
             }
         }
         self.handle.touch(Key::Routes);
+        // What is tried on a copy goes to and fro between the two.
+        let tries = |step: &Step| matches!(step, Step::Record(_, Patch::Try(..)));
+        if ledger.done().iter().any(tries) {
+            self.handle.touch(Key::Survey);
+        }
         if rest.interrupted {
             return Next::Settled;
         }

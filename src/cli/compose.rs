@@ -9,7 +9,7 @@ use crate::host::linux::compose::OnDisk;
 use crate::host::linux::{links, passthrough};
 use crate::host::{Cx, Host as _, Scope};
 use crate::manifest::{self, Written};
-use crate::model::{Environment, Layout, Name, Part, Repository, Slots, Step};
+use crate::model::{Environment, Kin, Layout, Name, Part, Repository, Slots, Step};
 use crate::resolve::{Context, outside, refusals, transform};
 
 /// Run a command of compose's on a repository's own daemon, with the project in whose
@@ -208,6 +208,7 @@ impl Project {
             guid: here.guid,
             repository: &here.record.name,
             copy_of: copy_of.as_ref().map(|(parent, tag)| (parent, tag)),
+            kin: Kin::of(here.record.lineage.as_ref()),
             network: here.record.network,
             outside: outside(layout, here.record.network, &self.name),
             directory: self.directory.clone(),

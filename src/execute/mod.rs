@@ -29,7 +29,7 @@ use crate::resolve::{Ids, Source, resolve};
 
 /// How often everything is looked at again after all came to rest: what one
 /// repository does can open a way for another.
-const MOST_ROUNDS: usize = 6;
+const MOST_ROUNDS: usize = 12;
 
 /// One look, and the plan for it.
 #[derive(Clone, Debug)]
@@ -229,7 +229,11 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             .steps
             .iter()
             .filter_map(|step| step.object().repository())
-            .filter(|guid| self.options.only.is_none_or(|only| only == *guid))
+            .filter(|guid| {
+                let parent = wave.desired.trials.get(guid);
+                let only = self.options.only;
+                only.is_none_or(|only| only == *guid || parent == Some(&only))
+            })
             .collect();
         self.shared.busy(&work);
         let (rested, all_done) = (Notify::new(), CancellationToken::new());

@@ -11,8 +11,9 @@ use super::{
 use crate::host::{Blame, Cx, Done, Host, Scope, StepError};
 use crate::model::{
     Actual, Blocked, Danger, Desired, Guid, Object, Part, Patch, Repository, Slot, Step, StoreAct,
+    Verdict,
 };
-use crate::plan::{Limits, Plan, Share, plan};
+use crate::plan::{Limits, Share, plan};
 use crate::resolve::{Ids, Source, resolve};
 
 /// A cold start takes five, and one for each project of a chain in which one
@@ -151,7 +152,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                 _ => Scope::Records,
             };
             let mut wave = self.look(share, scope, None).await;
-            if !self.is_shown(&wave.plan, share) {
+            if !self.is_shown(&wave, share) {
                 wave.plan.steps.clear();
                 let blocked = &mut wave.plan.blocked;
                 blocked.insert(Object::Datastore, Blocked::NotShown);
@@ -222,7 +223,7 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             let Some(held) = &mut hand else { break };
             let scope = Scope::Repository(guid);
             let mut wave = self.look(share, scope, Some(retires)).await;
-            let is_shown = self.is_shown(&wave.plan, share);
+            let is_shown = self.is_shown(&wave, share);
             let first = first.get_or_insert_with(|| wave.actual.clone());
             // Without a shown plan the first locked one is the bound.
             let bound = bound.get_or_insert_with(|| wave.plan.danger.clone());
@@ -258,9 +259,18 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
     }
 
     /// Whether nothing but what a saved plan showed begins here.
-    fn is_shown(&self, plan: &Plan, share: Share) -> bool {
-        let shown = self.options.shown.as_ref();
-        shown.is_none_or(|shown| shown.covers(plan, share) || self.ledger.has_worked_on(share))
+    fn is_shown(&self, wave: &Wave, share: Share) -> bool {
+        let (plan, trials) = (&wave.plan, &wave.desired.trials);
+        let Some(shown) = &self.options.shown else {
+            return true;
+        };
+        // A trial is a part of what is tried.
+        let parent = match share {
+            Share::Repository(guid) => trials.get(&guid).copied().map(Share::Repository),
+            _ => None,
+        };
+        let mut shares = std::iter::once(share).chain(parent);
+        shown.covers(plan, share) || shares.any(|share| self.ledger.has_worked_on(share))
     }
 
     /// Publishes what was seen to run. Under the routes' lock: what is published
@@ -407,6 +417,9 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
                     outcome
                 }
             };
+            if outcome.is_ok() {
+                self.heed(step);
+            }
             if let Err(error) = outcome {
                 self.fails(step, &error, &cx).await;
                 return End::Look;
@@ -532,6 +545,22 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
     fn interrupted(&self) -> End {
         self.ledger.entries().interrupted = true;
         End::Interrupted
+    }
+
+    /// A revision that failed on a copy is not tried again in this run.
+    fn heed(&self, step: &Step) {
+        let Step::Record(_, Patch::Try(_, Some(trial))) = step else {
+            return;
+        };
+        if let Verdict::Failed(how) = &trial.verdict {
+            let why = Blocked::RevisionFailed {
+                runs: None,
+                trial: Some(how.clone()),
+            };
+            let mut entries = self.ledger.entries();
+            let undone = entries.undone.entry(step.object());
+            undone.or_insert_with(|| (trial.revision.clone(), why));
+        }
     }
 
     /// Remembers a failure: of the revision in the record, of the machine for

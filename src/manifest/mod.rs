@@ -353,6 +353,8 @@ pub struct Service {
     pub healthy_within: SignedDuration,
     /// What becomes of it when a new revision fails.
     pub on_failure: OnFailure,
+    /// Whether a new revision is tried on a copy of its repository first.
+    pub fork_first: bool,
 }
 
 /// Kind `Route`.

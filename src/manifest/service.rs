@@ -10,6 +10,7 @@ use super::compose::{self, Content, Managed};
 use super::decode::{Context, Found, word};
 use super::fields::{Fields, listed, near, text, time};
 use super::problem::Report;
+use super::repository::yes_or_no;
 use super::tree::{Kind, Node};
 use super::variables;
 use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath};
@@ -43,7 +44,7 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
         wait.finish();
         healthy
     });
-    let on_failure = spec.map("update").and_then(|update| {
+    let update = spec.map("update").map(|update| {
         let policies = [
             ("Rollback", OnFailure::Rollback),
             ("RollbackWithData", OnFailure::RollbackWithData),
@@ -52,9 +53,14 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
         let on_failure = update.optional("onFailure", |node| {
             word(node, policies, "write Rollback, RollbackWithData or Stop")
         });
+        let fork_first = update.optional("forkFirst", yes_or_no);
         update.finish();
-        on_failure
+        (
+            on_failure.unwrap_or_default(),
+            fork_first.unwrap_or_default(),
+        )
     });
+    let (on_failure, fork_first) = update.unwrap_or_default();
     let mut managed = managed(spec, context);
     managed.extend(rediaccfile(spec, context));
     let environment = environment(spec, context);
@@ -81,7 +87,8 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
             Some(limit) => limit?,
             None => ProjectSpec::HEALTHY_WITHIN,
         },
-        on_failure: on_failure.unwrap_or_default(),
+        on_failure,
+        fork_first,
     })
 }
 

@@ -79,6 +79,9 @@ pub enum Blocked {
         /// The revision that runs in its place, by the first digits of its hash.
         #[serde(skip_serializing_if = "Option::is_none")]
         runs: Option<String>,
+        /// How, where it was tried on a copy and came no further.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trial: Option<String>,
     },
     /// Its containers die soon after every start.
     CrashLooping {
@@ -154,6 +157,12 @@ pub enum Blocked {
 }
 
 impl Blocked {
+    /// A revision that failed, with nothing in its place.
+    pub const REVISION_FAILED: Blocked = Blocked::RevisionFailed {
+        runs: None,
+        trial: None,
+    };
+
     /// The reason of what dies again and again.
     pub const CRASH_LOOPING: &str = "CrashLooping";
 
@@ -222,18 +231,24 @@ impl fmt::Display for Blocked {
                 f,
                 "the datastore of this machine is not there ({found}); none is made in its place"
             ),
-            Blocked::NoDatastore => {
-                f.write_str("there is no datastore, and no Machine manifest says how large one should be")
-            }
+            Blocked::NoDatastore => f.write_str(
+                "there is no datastore, and no Machine manifest says how large one should be",
+            ),
             Blocked::StepFailed { step, error } => write!(f, "{step} failed: {error}"),
-            Blocked::RevisionFailed { runs: None } => f.write_str(
-                "this revision failed before and is not tried again; change it, or run with --retry",
-            ),
-            Blocked::RevisionFailed { runs: Some(runs) } => write!(
-                f,
-                "this revision failed before and is not tried again ({runs} runs in its place); \
-                 change it, or run with --retry"
-            ),
+            Blocked::RevisionFailed { runs, trial } => {
+                match trial {
+                    Some(how) => write!(
+                        f,
+                        "this revision failed on a copy of its repository, and goes no further: \
+                         {how}"
+                    )?,
+                    None => f.write_str("this revision failed before and is not tried again")?,
+                }
+                if let Some(runs) = runs {
+                    write!(f, " ({runs} runs in its place)")?;
+                }
+                f.write_str("; change it, or run with --retry")
+            }
             Blocked::CrashLooping { how, starts, until } => write!(
                 f,
                 "{how}; started {starts} times in a row, again at {until:.0}"
@@ -280,7 +295,9 @@ impl fmt::Display for Blocked {
                 "deleted {at} by {by}; `renet repository restore` brings it back, \
                  `renet resume` makes a new one"
             ),
-            Blocked::Expired { at } => write!(f, "its time ended {at}; `renet resume` makes a new one"),
+            Blocked::Expired { at } => {
+                write!(f, "its time ended {at}; `renet resume` makes a new one")
+            }
             Blocked::Suspended(suspension) => {
                 write!(f, "suspended by {}", suspension.by)?;
                 if let Some(until) = suspension.until {

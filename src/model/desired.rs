@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Function, Guid, Hook, HostName,
+    Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Function, Guid, Hook, HostName, Kin,
     Lineage, Name, Named, NetworkId, Object, OnFailure, Owner, Rewind, Schedule, Seal, SecretRef,
     Size, Slot, Slots, Step, Suspension, Tombstone, Warning,
 };
@@ -34,6 +34,10 @@ pub struct Desired {
     pub routes: BTreeMap<Name, RouteSpec>,
     /// What could not be settled, and why.
     pub unresolved: Vec<(Object, Blocked)>,
+    /// Copies that are there to try changes, or are to be, and of which repository.
+    pub trials: BTreeMap<Guid, Guid>,
+    /// Those of them that nothing is to be tried on any more.
+    pub spent: BTreeSet<Guid>,
     /// What each guid of this machine is called.
     pub names: BTreeMap<Guid, Name>,
     /// What commands ask of single repositories.
@@ -500,10 +504,25 @@ pub struct RepositorySpec {
     /// Its projects; those that could not be resolved are missing here and
     /// stand in [`Desired::unresolved`].
     pub projects: BTreeMap<Name, Arc<ProjectSpec>>,
+    /// The revisions of its parent's projects that it is there to try.
+    pub tries: BTreeMap<Name, Digest>,
+}
+
+impl RepositorySpec {
+    /// How it comes to be.
+    pub fn kin(&self) -> Kin {
+        match &self.origin {
+            Origin::Blank(_) => Kin::Own,
+            Origin::Fork { lineage, .. } => Kin::of(Some(lineage)),
+        }
+    }
 }
 
 /// How much a container may write to its log, as options of Docker's log driver.
 pub const LOG_LIMITS: [(&str, &str); 2] = [("max-size", "10m"), ("max-file", "3")];
+
+/// On the containers of a copy that is there to try changes.
+pub const TRIAL_LABEL: &str = "rediacc.trial";
 
 /// A project (kind `Service`) as wanted.
 #[derive(Clone, PartialEq, Eq)]
@@ -526,6 +545,8 @@ pub struct ProjectSpec {
     pub healthy_within: SignedDuration,
     /// What becomes of it when this revision fails.
     pub on_failure: OnFailure,
+    /// Whether a new revision is tried on a copy of its repository first.
+    pub fork_first: bool,
     /// What of its compose file does not do what it says.
     pub warnings: Vec<Warning>,
 }
@@ -564,6 +585,7 @@ impl ProjectSpec {
             depends_on: BTreeSet::new(),
             healthy_within: Self::HEALTHY_WITHIN,
             on_failure: OnFailure::default(),
+            fork_first: false,
             warnings: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Environment, Guid, Name, NetworkId, Record, Slots};
+use super::{Digest, Environment, Guid, Kin, Name, NetworkId, Record, Slots};
 
 /// A function that a Rediaccfile may define.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,15 +178,27 @@ impl HookRun {
 /// How the functions of each project's hook ended.
 pub type HookRuns = BTreeMap<Name, BTreeMap<Function, HookRun>>;
 
+/// Says to what runs in a copy that it does: others than its parent's may answer to it,
+/// and nobody is to be told twice.
+pub const IS_FORK: &str = "REDIACC_IS_FORK";
+
 /// The variables that compose files may use and hooks find: the repository, and the
 /// address of every service in it.
-pub fn variables(repository: Guid, network: NetworkId, slots: &Slots) -> BTreeMap<String, String> {
+pub fn variables(
+    repository: Guid,
+    network: NetworkId,
+    slots: &Slots,
+    kin: Kin,
+) -> BTreeMap<String, String> {
     let addresses = slots.0.iter();
     let addresses =
         addresses.map(|(service, slot)| (ip_variable(service), network.address(*slot).to_string()));
     let mut variables: BTreeMap<String, String> = addresses.collect();
     variables.insert("REDIACC_NETWORK_ID".to_owned(), network.to_string());
     variables.insert("REDIACC_REPOSITORY".to_owned(), repository.to_string());
+    if kin != Kin::Own {
+        variables.insert(IS_FORK.to_owned(), "true".to_owned());
+    }
     variables
 }
 

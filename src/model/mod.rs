@@ -33,7 +33,7 @@ pub use blocked::{Blocked, Object};
 pub use desired::{
     Acme, Act, Asked, CertificateFiles, CrashLoop, DatastoreSpec, Desired, DnsProof, LOG_LIMITS,
     Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunAs, RunState, ServiceSpec,
-    StoreAct,
+    StoreAct, TRIAL_LABEL,
 };
 pub use digest::Digest;
 pub use environment::Environment;
@@ -47,11 +47,11 @@ pub use named::{Named, NotNamed};
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;
 pub use record::{
-    DeletionPolicy, Format, Gone, Lineage, MachineRecord, Owner, Patch, Record, Rewind,
+    DeletionPolicy, Format, Gone, Kin, Lineage, MachineRecord, Owner, Patch, Record, Rewind,
     RouteRecord, Suspension, Tombstone, Unfinished, slots_are_distinct, slots_from_json,
     slots_json,
 };
-pub use revision::{FailedRevisions, Kept, OnFailure, Revisions};
+pub use revision::{FailedRevisions, Kept, OnFailure, Revisions, Trial, Verdict};
 pub use secret::{Pbkdf, Seal, SecretRef, is_called_secret};
 pub use shared::Shared;
 pub use size::Size;

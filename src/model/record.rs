@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use jiff::Timestamp;
 
 use super::revision::{note_failed, read_failed};
-use super::{Digest, FailedRevisions, Guid, HookRuns, HostName, Name, NetworkId, Slots};
+use super::{
+    Digest, FailedRevisions, Guid, HookRuns, HostName, Name, NetworkId, Slots, Trial, Verdict,
+};
 
 /// The format of a file that renet keeps. A file of a newer renet is not read:
 /// what it means is not known here.
@@ -75,6 +77,10 @@ pub struct Record {
     /// The data is on its way back to what it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind: Option<Rewind>,
+    /// Revisions that are tried on a copy first; in the copy's own record those that it
+    /// is there to try.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trials: BTreeMap<Name, Trial>,
     /// How hooks ended that were run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hooks: HookRuns,
@@ -125,6 +131,7 @@ impl Record {
             failed: FailedRevisions::new(),
             unfinished: None,
             rewind: None,
+            trials: BTreeMap::new(),
             hooks: HookRuns::new(),
             policy: DeletionPolicy::default(),
             protected: false,
@@ -139,15 +146,41 @@ impl Record {
         }
     }
 
+    /// A new repository's record; of one that is there to try changes of another, it says
+    /// so from the first.
+    pub fn reserved(name: Name, network: NetworkId, trial_of: Option<Guid>) -> Self {
+        Self {
+            lineage: trial_of.map(Lineage::trial_of),
+            ..Self::new(name, network)
+        }
+    }
+
     /// Whether it holds the containers of its parent, which may never run in it.
     pub fn is_uncleaned_fork(&self) -> bool {
         self.lineage.is_some() && !self.cleaned
+    }
+
+    /// The repository whose changes this one is there to try.
+    pub fn trial_of(&self) -> Option<Guid> {
+        let lineage = self.lineage.as_ref().filter(|lineage| lineage.trial);
+        lineage.map(|lineage| lineage.parent)
+    }
+
+    /// What came of trying this revision of a project on a copy.
+    pub fn verdict(&self, project: &Name, revision: &Digest) -> Option<&Verdict> {
+        let trial = self.trials.get(project)?;
+        (trial.revision == *revision).then_some(&trial.verdict)
     }
 
     /// Whether this revision of a project failed.
     pub fn has_failed(&self, project: &Name, hash: &Digest) -> bool {
         let failed = self.failed.get(project);
         failed.is_some_and(|all| all.contains(hash))
+    }
+
+    /// Whether one that was well before may have to run in the place of its present one.
+    pub fn needs_revisions(&self, project: &Name) -> bool {
+        self.failed.contains_key(project) || self.trials.contains_key(project)
     }
 
     /// The revision that the project becomes by an update that is under way.
@@ -196,6 +229,52 @@ pub struct Lineage {
     /// The snapshot of the other that it is a copy of; without it, of what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Timestamp>,
+    /// Whether it is there to try changes of the other, and goes by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trial: bool,
+}
+
+impl Lineage {
+    /// A copy of what is there.
+    pub fn of(parent: Guid) -> Self {
+        Self {
+            parent,
+            tag: None,
+            snapshot: None,
+            trial: false,
+        }
+    }
+
+    /// A copy to try changes on.
+    pub fn trial_of(parent: Guid) -> Self {
+        Self {
+            tag: "trial".parse().ok(),
+            trial: true,
+            ..Self::of(parent)
+        }
+    }
+}
+
+/// How a repository came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kin {
+    /// By itself.
+    Own,
+    /// As a copy of another.
+    Fork,
+    /// As a copy that is there to try changes.
+    Trial,
+}
+
+impl Kin {
+    /// What it is by its lineage.
+    pub fn of(lineage: Option<&Lineage>) -> Self {
+        match lineage {
+            None => Kin::Own,
+            Some(lineage) if lineage.trial => Kin::Trial,
+            Some(_) => Kin::Fork,
+        }
+    }
 }
 
 /// What becomes of a repository's data when its manifest goes.
@@ -320,6 +399,9 @@ pub enum Patch {
     Rewound,
     /// The project is well, or gone: no revision of it is held as failed.
     Passed(Name),
+    /// A revision of the project is tried on a copy first, or what came of that; or no
+    /// longer.
+    Try(Name, Option<Trial>),
 }
 
 impl Patch {
@@ -409,6 +491,12 @@ impl Patch {
             Patch::Passed(project) => {
                 record.failed.remove(project);
             }
+            Patch::Try(project, Some(trial)) => {
+                record.trials.insert(project.clone(), trial.clone());
+            }
+            Patch::Try(project, None) => {
+                record.trials.remove(project);
+            }
         }
     }
 
@@ -447,6 +535,7 @@ impl Patch {
             Patch::Rewind(rewind) => record.rewind.as_ref() == Some(rewind),
             Patch::Rewound => record.rewind.is_none(),
             Patch::Passed(project) => !record.failed.contains_key(project),
+            Patch::Try(project, trial) => record.trials.get(project) == trial.as_ref(),
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Digest, Name, ProjectSpec};
 
@@ -13,7 +13,7 @@ pub type Revisions = BTreeMap<Name, Vec<Kept>>;
 pub struct Kept {
     /// Which.
     pub hash: Digest,
-    /// What it was; read only where it is needed, that is where one has failed.
+    /// What it was; read only where one may have to run again.
     pub spec: Option<Arc<ProjectSpec>>,
 }
 
@@ -64,6 +64,27 @@ pub(super) fn read_failed<'de, D: Deserializer<'de>>(from: D) -> Result<FailedRe
         Written::Each(all) => (project, all),
     });
     Ok(each.collect())
+}
+
+/// A revision of a project that is tried on a copy of its repository before that is
+/// touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Which. The copy's own has another hash: its addresses are others.
+    pub revision: Digest,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// What came of a trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Nothing yet.
+    Pending,
+    /// It got well.
+    Well,
+    /// It failed, and how.
+    Failed(String),
 }
 
 /// What becomes of a project whose new revision fails.

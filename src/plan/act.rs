@@ -167,6 +167,7 @@ impl Script<'_> {
             guid,
             name: name.clone(),
             network,
+            trial_of: None,
         })
     }
 

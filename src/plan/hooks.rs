@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::script::Script;
 use crate::model::{
-    Blocked, Digest, Environment, Function, Guid, Hook, Name, NetworkId, Object, Step, Stop, hook,
+    Blocked, Digest, Environment, Function, Guid, Hook, Kin, Name, NetworkId, Object, Step, Stop,
+    hook,
 };
 
 /// The project in the repository's own folder.
@@ -24,7 +25,7 @@ impl Script<'_> {
         let run = repo.hook_run(&hook.project, function)?;
         let failed = run.is_some_and(|run| run.is_failure_of(&hook));
         if failed && !self.desired.asked.retry {
-            return Err(Stop::Block(Blocked::RevisionFailed { runs: None }));
+            return Err(Stop::Block(Blocked::REVISION_FAILED));
         }
         self.want(Step::Hook {
             guid,
@@ -44,7 +45,7 @@ impl Script<'_> {
         for function in [Function::Prep, Function::Up] {
             for hook in &hooks {
                 if !hook.defines(function)
-                    || function == Function::Prep && self.is_up(guid, network, hook)?
+                    || function == Function::Prep && self.ran_up(guid, network, hook)?
                 {
                     continue;
                 }
@@ -68,7 +69,7 @@ impl Script<'_> {
         Ok(())
     }
 
-    fn is_up(&self, guid: Guid, network: NetworkId, hook: &Arc<Hook>) -> Result<bool, Stop> {
+    fn ran_up(&self, guid: Guid, network: NetworkId, hook: &Arc<Hook>) -> Result<bool, Stop> {
         let up = Step::Hook {
             guid,
             network,
@@ -167,7 +168,12 @@ impl Script<'_> {
             return Ok(None);
         };
         let slots = repo.slots.get()?.cloned().unwrap_or_default();
-        let environment = Environment(hook::variables(guid, network, &slots));
+        let kin = Kin::of(
+            self.record(guid)?
+                .and_then(|record| record.lineage)
+                .as_ref(),
+        );
+        let environment = Environment(hook::variables(guid, network, &slots, kin));
         Ok(Some(Hook::new(
             project.clone(),
             found,

@@ -19,6 +19,7 @@ mod routes;
 mod script;
 mod stand_in;
 mod transaction;
+mod trial;
 
 pub use retire::GRACE;
 pub use routes::table;

@@ -34,12 +34,18 @@ impl Script<'_> {
             return;
         }
         let standing_in = match reached {
-            true => self.standing_in(spec),
+            true => {
+                let waiting = self.try_first(spec);
+                self.standing_in(spec, waiting)
+            }
             false => StandIns::default(),
         };
         if reached {
             self.settle(spec, &standing_in);
             self.group(object.clone(), |script| script.drop_settled(spec.guid));
+        }
+        for name in standing_in.waiting() {
+            self.foresee(spec, &spec.projects[name]);
         }
         let spec = &standing_in.take_their_places(spec);
         let projects = spec.projects.values();
@@ -76,6 +82,7 @@ impl Script<'_> {
         for project in later {
             self.start_project(spec, project, &standing_in);
         }
+        self.end_trial(spec);
     }
 
     fn start_project(
@@ -90,7 +97,7 @@ impl Script<'_> {
             script.project(spec, project, standing_in)
         });
         if reached && self.plan.steps.len() == before {
-            let why = standing_in.why(self.limits, &service);
+            let why = standing_in.why(self, &service);
             self.plan.blocked.extend(why.map(|why| (service, why)));
         }
     }
@@ -210,7 +217,9 @@ impl Script<'_> {
             guid,
             name: spec.name.clone(),
             network: spec.network,
+            trial_of: self.desired.trials.get(&guid).copied(),
         })?;
+        self.begin_trial(spec)?;
         // Its manifest is back: so is the repository.
         self.want(Step::Record(guid, Patch::Delete(None)))?;
         self.bring_back(guid)?;
@@ -309,7 +318,7 @@ impl Script<'_> {
         Ok(())
     }
 
-    fn project(
+    pub(super) fn project(
         &mut self,
         spec: &RepositorySpec,
         project: &Arc<ProjectSpec>,
@@ -349,7 +358,7 @@ impl Script<'_> {
         match self.limits.undone.get(&object) {
             Some((revision, why)) if *revision == project.hash => Err(Stop::Block(why.clone())),
             _ if failed && !self.desired.asked.retry && !self.all_hold(starts)? => {
-                Err(Stop::Block(Blocked::RevisionFailed { runs: None }))
+                Err(Stop::Block(Blocked::REVISION_FAILED))
             }
             _ => Ok(()),
         }
@@ -392,6 +401,12 @@ impl Script<'_> {
         })
     }
 
+    /// Whether the project runs and is well.
+    pub(super) fn is_up(&self, spec: &RepositorySpec, project: &Arc<ProjectSpec>) -> bool {
+        let starts = start(spec.guid, spec.network, project);
+        self.all_hold(&starts) == Ok(true)
+    }
+
     fn all_hold(&self, steps: &[Step]) -> Result<bool, Stop> {
         for step in steps {
             if !step.holds(&self.scratch)? {
@@ -411,7 +426,9 @@ impl Script<'_> {
         let ran = self.ran_before(spec.guid, project)?;
         for on in &project.depends_on {
             let object = Object::Service(spec.guid, on.clone());
-            if self.plan.more.contains(&object) {
+            // What ran with what stands in goes on with it.
+            let stands_in = ran && standing_in.has(on);
+            if !stands_in && self.plan.more.contains(&object) {
                 return Err(Stop::Hidden);
             }
             let well = match spec.projects.get(on) {

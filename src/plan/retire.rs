@@ -65,7 +65,8 @@ impl Retirement {
                 continue;
             };
             let ours = record.owner.as_ref() == Some(&desired.owner) && record.is_live();
-            if !ours {
+            // A trial goes by itself.
+            if !ours || record.trial_of().is_some() {
                 continue;
             }
             // A copy brought its parent's files along.
@@ -269,6 +270,9 @@ impl Script<'_> {
                     script.finish_rewind(guid, record.network)?;
                     for project in record.unfinished.iter().flat_map(|all| all.projects.keys()) {
                         script.want(Step::Record(guid, Patch::End(project.clone())))?;
+                    }
+                    for project in record.trials.keys() {
+                        script.want(Step::Record(guid, Patch::Try(project.clone(), None)))?;
                     }
                     script.want(Step::Record(guid, Patch::Release))
                 }

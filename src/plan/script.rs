@@ -48,6 +48,7 @@ pub fn plan(desired: &Desired, observed: &Actual, limits: &Limits, share: Share)
     if share.covers(&Object::Proxy) {
         script.routes(observed);
     }
+    script.say_held_trials();
     script.note_retired(share);
     script.plan
 }
@@ -66,7 +67,7 @@ pub(super) struct Script<'a> {
 }
 
 /// As much of the scratch copy as one group can change.
-enum Saved {
+pub(super) enum Saved {
     All(Box<Actual>),
     Repository(Guid, Option<Shared<Repository>>, Box<Part<MachineRecord>>),
     Route(Name, Option<Box<RouteRecord>>),
@@ -130,10 +131,21 @@ impl Script<'_> {
 
     /// Whether it is among what is asked for.
     pub(super) fn is_meant(&self, object: &Object) -> bool {
+        // A trial belongs to what is tried.
+        let trials = &self.desired.trials;
+        let parent = |guid| trials.get(guid).copied();
+        let object = match object {
+            Object::Repository(guid) => parent(guid).map(Object::Repository),
+            Object::Service(guid, project) => {
+                parent(guid).map(|guid| Object::Service(guid, project.clone()))
+            }
+            _ => None,
+        }
+        .unwrap_or_else(|| object.clone());
         let name = object
             .repository()
             .and_then(|guid| self.desired.names.get(&guid));
-        self.desired.asked.means(object, name)
+        self.desired.asked.means(&object, name)
     }
 
     /// Everything about one repository.
@@ -160,6 +172,8 @@ impl Script<'_> {
             self.exempt(|script| script.group(object, |script| script.act(guid, act)));
         } else if let Some(spec) = spec.filter(|_| !self.is_over(guid)) {
             self.whole_repository(spec);
+        } else if self.desired.spent.contains(&guid) {
+            self.group(object, |script| script.end_copy(guid));
         } else if self.retirement.repositories.contains(&guid) && !self.is_over(guid) {
             self.retire(guid);
         } else {
@@ -222,7 +236,8 @@ impl Script<'_> {
             Ok(()) => true,
             Err(Stop::Hidden) => {
                 // The worst that Desired may do behind it counts as shown.
-                if let Some(guid) = object.repository() {
+                let guid = object.repository();
+                if let Some(guid) = guid.filter(|guid| !self.is_trial(*guid)) {
                     // Without a daemon nothing runs that could be stopped.
                     if !self.repo(guid).is_ok_and(|repo| repo.daemon.is_absent()) {
                         self.plan.danger.insert(Danger::StopsUnseen(guid));
@@ -244,7 +259,7 @@ impl Script<'_> {
         }
     }
 
-    fn save(&self, object: &Object) -> Saved {
+    pub(super) fn save(&self, object: &Object) -> Saved {
         if let Object::Route(name) = object {
             let routes = self.scratch.routes.known();
             let route = routes.and_then(|routes| routes.get(name));
@@ -264,7 +279,7 @@ impl Script<'_> {
         }
     }
 
-    fn restore(&mut self, saved: Saved) {
+    pub(super) fn restore(&mut self, saved: Saved) {
         match saved {
             Saved::All(actual) => self.scratch = *actual,
             Saved::Route(name, route) => {
@@ -294,7 +309,11 @@ impl Script<'_> {
         }
         self.gate(&step)?;
         step.ready(&self.scratch)?;
-        self.plan.danger.extend(step.danger(&self.scratch));
+        // What is there to try changes costs nobody anything.
+        let object = step.object();
+        if !object.repository().is_some_and(|guid| self.is_trial(guid)) {
+            self.plan.danger.extend(step.danger(&self.scratch));
+        }
         step.effect(&mut self.scratch);
         self.plan.steps.push(step);
         Ok(())

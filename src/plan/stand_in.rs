@@ -1,9 +1,8 @@
 //! What runs in the place of a revision that failed: the last one that was well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Limits;
 use super::script::Script;
 use crate::model::{
     Blocked, Function, Guid, Kept, Name, NetworkId, Object, OnFailure, Patch, ProjectSpec, Record,
@@ -12,33 +11,49 @@ use crate::model::{
 
 /// The revisions that take the places of others.
 #[derive(Debug, Default)]
-pub(super) struct StandIns(BTreeMap<Name, Arc<ProjectSpec>>);
+pub(super) struct StandIns {
+    revisions: BTreeMap<Name, Arc<ProjectSpec>>,
+    /// Those of them that stand in until a trial has ended.
+    waiting: BTreeSet<Name>,
+}
 
 impl StandIns {
     /// The repository with these.
     pub(super) fn take_their_places(&self, spec: &RepositorySpec) -> RepositorySpec {
         let mut spec = spec.clone();
-        let all = self.0.iter();
+        // Until the one before was read there is nothing to run.
+        spec.projects
+            .retain(|name, _| !self.waiting.contains(name) || self.has(name));
+        let all = self.revisions.iter();
         spec.projects
             .extend(all.map(|(name, project)| (name.clone(), project.clone())));
         spec
     }
 
+    /// The projects whose own revision is tried on a copy.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Name> {
+        self.waiting.iter()
+    }
+
     pub(super) fn has(&self, project: &Name) -> bool {
-        self.0.contains_key(project)
+        self.revisions.contains_key(project)
     }
 
     /// Why one stands in: what went wrong in this run, or that it did before.
-    pub(super) fn why(&self, limits: &Limits, service: &Object) -> Option<Blocked> {
-        let Object::Service(_, name) = service else {
+    pub(super) fn why(&self, script: &Script<'_>, service: &Object) -> Option<Blocked> {
+        let Object::Service(guid, name) = service else {
             return None;
         };
-        let stands_in = self.0.get(name)?;
-        let now = limits.undone.get(service);
+        if self.waiting.contains(name) {
+            return None;
+        }
+        let stands_in = self.revisions.get(name)?;
+        let now = script.limits.undone.get(service);
         Some(match now {
             Some((revision, why)) if *revision != stands_in.hash => why.clone(),
             _ => Blocked::RevisionFailed {
                 runs: Some(stands_in.hash.short().to_owned()),
+                trial: script.failed_on_trial(*guid, name),
             },
         })
     }
@@ -46,11 +61,16 @@ impl StandIns {
 
 impl Script<'_> {
     /// The last revision that was well, for each project whose own failed.
-    pub(super) fn standing_in(&self, spec: &RepositorySpec) -> StandIns {
+    pub(super) fn standing_in(&self, spec: &RepositorySpec, waiting: BTreeSet<Name>) -> StandIns {
         let each = spec.projects.values();
-        let each =
-            each.filter_map(|project| Some((project.name.clone(), self.before(spec, project)?)));
-        StandIns(each.collect())
+        let each = each.filter_map(|project| {
+            let waits = waiting.contains(&project.name);
+            Some((project.name.clone(), self.before(spec, project, waits)?))
+        });
+        StandIns {
+            revisions: each.collect(),
+            waiting,
+        }
     }
 
     /// Whether this very revision was well before: then what it depends on may be
@@ -150,13 +170,18 @@ impl Script<'_> {
         !again && record.has_failed(&project.name, &project.hash)
     }
 
-    fn before(&self, spec: &RepositorySpec, project: &ProjectSpec) -> Option<Arc<ProjectSpec>> {
-        if project.on_failure == OnFailure::Stop {
-            return None;
-        }
+    fn before(
+        &self,
+        spec: &RepositorySpec,
+        project: &Arc<ProjectSpec>,
+        waits: bool,
+    ) -> Option<Arc<ProjectSpec>> {
         let repo = self.repo(spec.guid).ok()?;
         let record = repo.record.known()?;
-        if !self.counts_as_failed(spec.guid, record, project) {
+        // What never came further than a copy has nothing to stay.
+        let stays =
+            project.on_failure == OnFailure::Stop && !self.is_kept_out(record, project, spec.guid);
+        if stays || !waits && !self.counts_as_failed(spec.guid, record, project) {
             return None;
         }
         let failed = |hash| record.has_failed(&project.name, hash);

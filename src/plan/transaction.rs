@@ -63,6 +63,13 @@ impl Script<'_> {
         let Ok(Some(record)) = self.record(spec.guid) else {
             return;
         };
+        for name in record.trials.keys() {
+            let runs = spec.state == RunState::Running && spec.declared.contains(name);
+            if !runs {
+                let end = Step::Record(spec.guid, Patch::Try(name.clone(), None));
+                self.group(end.object(), |script| script.want(end));
+            }
+        }
         let under_way = record.unfinished.iter().flat_map(|all| all.projects.keys());
         for name in under_way {
             let runs = spec.state == RunState::Running && spec.declared.contains(name);

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::policy::{self, Idle, Refused};
 use crate::host::ComposeOutput;
 use crate::model::{
-    Digest, Environment, FileSet, Guid, LOG_LIMITS, Name, NetworkId, RelPath, ServiceSpec, Slots,
-    hook,
+    Digest, Environment, FileSet, Guid, Kin, LOG_LIMITS, Name, NetworkId, RelPath, ServiceSpec,
+    Slots, TRIAL_LABEL, hook,
 };
 
 /// What the transform needs to know about a project.
@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub repository: &'a Name,
     /// The name of the repository that it is a copy of, and what the copy is for.
     pub copy_of: Option<(&'a Name, &'a Name)>,
+    /// How it came to be.
+    pub kin: Kin,
     /// Its network.
     pub network: NetworkId,
     /// Where it is mounted.
@@ -60,7 +62,12 @@ impl Context<'_> {
     /// The variables that a compose file may use.
     pub fn interpolation(&self) -> BTreeMap<String, String> {
         let mut variables = self.environment.0.clone();
-        variables.extend(hook::variables(self.guid, self.network, self.slots));
+        variables.extend(hook::variables(
+            self.guid,
+            self.network,
+            self.slots,
+            self.kin,
+        ));
         variables
     }
 
@@ -196,6 +203,9 @@ fn settle(
         "REDIACC_NETWORK_ID".to_owned(),
         json!(context.network.to_string()),
     );
+    if context.kin != Kin::Own {
+        environment.insert(hook::IS_FORK.to_owned(), json!("true"));
+    }
 
     let hosts: Vec<Value> = context
         .slots
@@ -233,6 +243,11 @@ fn settle(
         None => context.repository.to_string(),
     };
     labels.insert("rediacc.repo_name".to_owned(), json!(repository));
+    match context.kin {
+        // Nothing leads there.
+        Kin::Trial => labels.insert(TRIAL_LABEL.to_owned(), json!("true")),
+        Kin::Own | Kin::Fork => labels.remove(TRIAL_LABEL),
+    };
     // Compose's own label names the descriptor that it reads.
     let from = context.compose_files.iter();
     let from: Vec<String> = from.map(|file| file.display().to_string()).collect();
@@ -442,6 +457,7 @@ mod tests {
             guid: Guid::new(uuid::Uuid::nil()),
             repository: &name,
             copy_of: None,
+            kin: Kin::Own,
             network: NetworkId::FIRST,
             mount: PathBuf::from("/mnt/rediacc/mounts/g"),
             outside: vec![PathBuf::from("/mnt/rediacc/immovable")],
@@ -519,6 +535,7 @@ mod tests {
             guid: Guid::new(uuid::Uuid::nil()),
             repository: &name,
             copy_of: None,
+            kin: Kin::Own,
             network: NetworkId::FIRST,
             mount: PathBuf::from("/m"),
             outside: Vec::new(),

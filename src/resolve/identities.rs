@@ -174,7 +174,7 @@ impl<'a> Identities<'a> {
     }
 
     /// A guid that nothing on the machine has.
-    fn draw(&mut self, name: &Name) -> Guid {
+    pub(super) fn draw(&mut self, name: &Name) -> Guid {
         loop {
             let guid = self.ids.guid(name);
             if !self.seen.contains_key(&guid) {
@@ -249,9 +249,8 @@ impl<'a> Identities<'a> {
         };
         Ok(Origin::Fork {
             lineage: Lineage {
-                parent,
                 tag: fork.tag.clone(),
-                snapshot: None,
+                ..Lineage::of(parent)
             },
             ttl: fork.ttl,
         })
@@ -271,6 +270,11 @@ impl<'a> Identities<'a> {
             }
         }
         None
+    }
+
+    /// Whether a repository of the machine, or one that is declared, is called so.
+    pub(super) fn is_called(&self, name: &Name) -> bool {
+        self.live.contains_key(name) || self.declared.contains(name)
     }
 
     /// The next network that nobody has; none while a record cannot be read.

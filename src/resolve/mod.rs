@@ -8,6 +8,7 @@ mod compose;
 mod identities;
 mod ids;
 mod policy;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ pub async fn resolve<D: ComposeDoor>(
         repositories: BTreeMap::new(),
         routes: BTreeMap::new(),
         unresolved: Vec::new(),
+        trials: BTreeMap::new(),
+        spent: BTreeSet::new(),
         names: BTreeMap::new(),
         acts: source.acts.clone(),
         store: source.store.clone(),
@@ -156,6 +159,7 @@ pub async fn resolve<D: ComposeDoor>(
                         .map(|service| service.name.clone())
                         .collect(),
                     projects: BTreeMap::new(),
+                    tries: BTreeMap::new(),
                 };
                 desired.repositories.insert(guid, spec);
             }
@@ -170,6 +174,7 @@ pub async fn resolve<D: ComposeDoor>(
     }
     resolve_projects(source, &mut desired, door, scope).await;
     resolve_routes(manifests, &mut desired, &nameless);
+    trials::add(source, &mut desired, actual, &mut identities, door, scope).await;
     desired
 }
 
@@ -218,25 +223,41 @@ async fn resolve_projects<D: ComposeDoor>(
     let names = &desired.names;
     let specs = desired.repositories.values_mut();
     for spec in specs.filter(|spec| scope.covers(spec.guid)) {
-        let copy_of = match &spec.origin {
-            Origin::Fork { lineage, .. } => names.get(&lineage.parent).zip(lineage.tag.as_ref()),
-            Origin::Blank(_) => None,
-        };
-        let copy_of = copy_of.map(|(parent, tag)| (parent.clone(), tag.clone()));
-        let copy_of = copy_of.as_ref().map(|(parent, tag)| (parent, tag));
-        for service in source.manifests.services_of(&spec.name) {
-            match resolve_project(source, spec, copy_of, service, door).await {
-                Ok(project) => {
-                    spec.projects
-                        .insert(service.name.clone(), Arc::new(project));
-                }
-                Err(why) => desired.unresolved.push((
-                    Object::Service(spec.guid, service.name.clone()),
-                    Blocked::Unresolved(why),
-                )),
+        let declared_as = spec.name.clone();
+        let unresolved = projects_of(source, spec, &declared_as, names, door).await;
+        desired.unresolved.extend(unresolved);
+    }
+}
+
+/// Resolves the projects that are declared of one repository, and gives those that
+/// could not be.
+async fn projects_of<D: ComposeDoor>(
+    source: &Source,
+    spec: &mut RepositorySpec,
+    declared_as: &Name,
+    names: &BTreeMap<Guid, Name>,
+    door: &D,
+) -> Vec<(Object, Blocked)> {
+    let copy_of = match &spec.origin {
+        Origin::Fork { lineage, .. } => names.get(&lineage.parent).zip(lineage.tag.as_ref()),
+        Origin::Blank(_) => None,
+    };
+    let copy_of = copy_of.map(|(parent, tag)| (parent.clone(), tag.clone()));
+    let copy_of = copy_of.as_ref().map(|(parent, tag)| (parent, tag));
+    let mut unresolved = Vec::new();
+    for service in source.manifests.services_of(declared_as) {
+        match resolve_project(source, spec, copy_of, service, door).await {
+            Ok(project) => {
+                let project = Arc::new(project);
+                spec.projects.insert(service.name.clone(), project);
             }
+            Err(why) => unresolved.push((
+                Object::Service(spec.guid, service.name.clone()),
+                Blocked::Unresolved(why),
+            )),
         }
     }
+    unresolved
 }
 
 /// What a project may read that lies outside of its repository.
@@ -256,6 +277,7 @@ async fn resolve_project<D: ComposeDoor>(
         guid: spec.guid,
         repository: &spec.name,
         copy_of,
+        kin: spec.kin(),
         network: spec.network,
         mount: source.layout.mount(spec.guid),
         outside: outside(&source.layout, spec.network, &service.name),
@@ -322,6 +344,7 @@ async fn resolve_project<D: ComposeDoor>(
         depends_on: service.depends_on.clone(),
         healthy_within: service.healthy_within,
         on_failure: service.on_failure,
+        fork_first: service.fork_first,
         warnings: output.warnings,
         ..project.with_hook(hook)
     })
@@ -345,7 +368,7 @@ fn cache_key(
     input: &ComposeInput,
 ) -> Digest {
     // Raised when the transformation changes what it writes.
-    const FORMAT: &str = "4";
+    const FORMAT: &str = "5";
     let mut fields = vec![
         FORMAT.to_owned(),
         input.guid.to_string(),
@@ -356,6 +379,7 @@ fn cache_key(
         input.files.digest().to_string(),
         serde_json::to_string(&spec.slots).unwrap_or_default(),
     ];
+    fields.push(format!("{:?}", spec.kin()));
     if let Some((parent, tag)) = copy_of {
         fields.push(format!("{parent}:{tag}"));
     }

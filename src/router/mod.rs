@@ -26,7 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{Name, NetworkId, ProxySpec, RouteTable};
+use crate::model::{Name, NetworkId, ProxySpec, RouteTable, TRIAL_LABEL};
 
 pub use ports::{entry_point, given};
 pub use render::{body, parse, render};
@@ -138,8 +138,10 @@ impl Container {
             "rediacc.tcp_ports",
             "rediacc.udp_ports",
         ];
-        self.labels.contains_key("traefik.enable")
-            || OURS.iter().any(|label| self.labels.contains_key(*label))
+        // Nothing leads to what is there to try changes.
+        !self.labels.contains_key(TRIAL_LABEL)
+            && (self.labels.contains_key("traefik.enable")
+                || OURS.iter().any(|label| self.labels.contains_key(*label)))
     }
 }
 

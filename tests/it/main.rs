@@ -26,6 +26,7 @@ mod host {
     mod storage;
     mod story;
     mod stuck;
+    mod trials;
     mod updates;
 }
 /// The agent: its parts, and the whole of it.

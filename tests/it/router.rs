@@ -203,6 +203,18 @@ fn every_example_is_served() {
 }
 
 #[test]
+fn nothing_leads_to_what_is_there_to_try_changes() {
+    let asks = [("rediacc.service_port", "8080"), ("rediacc.domain", "blog")];
+    let mut trial = container(2880, 0, "web", &asks);
+    let name = || "shop:trial".to_owned();
+    trial.labels.insert("rediacc.repo_name".into(), name());
+    let table = |one: &Container| World::new(vec![one.clone()]).table();
+    assert!(!table(&trial).rows().is_empty());
+    trial.labels.insert("rediacc.trial".into(), "true".into());
+    assert!(table(&trial).rows().is_empty());
+}
+
+#[test]
 fn automatic_hosts_are_those_of_the_reference() {
     let plain = container(2816, 0, "Web_1", &[("rediacc.service_port", "8080")]);
     let mut fork = container(2880, 0, "web", &[("rediacc.service_port", "80")]);

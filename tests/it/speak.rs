@@ -139,11 +139,7 @@ impl Desk {
         record.name = name(called);
         record.owner = None;
         record.network = NetworkId::try_from(6400).unwrap();
-        record.lineage = Some(Lineage {
-            parent,
-            tag: None,
-            snapshot: None,
-        });
+        record.lineage = Some(Lineage::of(parent));
         let copy = Repository {
             record: copy.record,
             ..Repository::default()

@@ -63,9 +63,9 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         name: name.clone(),
         network,
         lineage: Lineage {
-            parent: parent.guid,
             tag: args.tag.clone(),
             snapshot: args.snapshot,
+            ..Lineage::of(parent.guid)
         },
         expires: ttl.map(|ttl| jiff::Timestamp::now() + ttl),
         autostart: args.autostart,

@@ -244,7 +244,11 @@ impl LinuxHost {
                 guid,
                 name,
                 network,
-            } => records::reserve(layout, *guid, name, *network),
+                trial_of,
+            } => {
+                let record = Record::reserved(name.clone(), *network, *trial_of);
+                records::reserve(layout, *guid, &record)
+            }
             Step::Record(guid, patch) => records::patch(layout, *guid, patch),
             Step::Trash(guid) => self.on_image(*guid, storage::trash),
             Step::Untrash(guid) => self.on_image(*guid, storage::untrash),
@@ -472,6 +476,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
             guid,
             name,
             network,
+            ..
         } => {
             let record = records::record(layout, *guid);
             if record

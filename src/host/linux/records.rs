@@ -11,7 +11,7 @@ use super::files::{self, read_json, write_json};
 use super::{btrfs, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
-    Guid, Layout, MachineRecord, Name, NetworkId, Owner, Part, Patch, Record, Slots, Suspension,
+    Guid, Layout, MachineRecord, Name, Owner, Part, Patch, Record, Slots, Suspension,
     slots_are_distinct, slots_from_json, slots_json,
 };
 
@@ -195,12 +195,8 @@ pub(super) fn keep_previous(path: &Path) -> Result<(), StepError> {
 }
 
 /// Writes a new repository's record, under the machine's lock.
-pub(super) fn reserve(
-    layout: &Layout,
-    guid: Guid,
-    name: &Name,
-    network: NetworkId,
-) -> Result<Done, StepError> {
+pub(super) fn reserve(layout: &Layout, guid: Guid, new: &Record) -> Result<Done, StepError> {
+    let (name, network) = (&new.name, new.network);
     for other in guids(layout).map_err(StepError::machine)? {
         // While any record cannot be read, nobody knows what is taken.
         let Some(record) = readable(record(layout, other))? else {
@@ -225,9 +221,8 @@ pub(super) fn reserve(
         machine.next_network = next;
         write_machine(layout, &machine)?;
     }
-    let record = Record::new(name.clone(), network);
     let path = layout.record(guid);
-    write_json(&path, &record, MODE).map_err(failed(&path))?;
+    write_json(&path, new, MODE).map_err(failed(&path))?;
     Ok(Done::Changed)
 }
 

@@ -109,9 +109,9 @@ fn listed(folder: &Beneath) -> io::Result<Vec<(u32, Digest)>> {
     Ok(all)
 }
 
-/// What is kept of each project in a mounted image; what it was where one has failed.
+/// What is kept of each project in a mounted image; what it was where that is needed.
 pub(super) fn observe(layout: &Layout, guid: Guid, record: &Part<Record>) -> Part<Revisions> {
-    let failed = record.known().map(|record| &record.failed);
+    let record = record.known();
     let look = || -> io::Result<Revisions> {
         let mut revisions = Revisions::new();
         let Some(all) = Beneath::new(&layout.mount(guid))?.folder(&folder(guid))? else {
@@ -124,7 +124,7 @@ pub(super) fn observe(layout: &Layout, guid: Guid, record: &Part<Record>) -> Par
             let Some(own) = all.folder(&name)? else {
                 continue;
             };
-            let needed = failed.is_some_and(|failed| failed.contains_key(&project));
+            let needed = record.is_some_and(|record| record.needs_revisions(&project));
             let found = listed(&own)?;
             let newest = found.len().saturating_sub(Kept::COUNT);
             let kept: Vec<Kept> = found[newest..]

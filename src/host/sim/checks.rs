@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::model::{
     Actual, ContainerState, Function, Guid, Made, MadeBy, Name, NetworkId, Object, OnFailure,
-    Patch, ProjectSpec, Record, Step,
+    Patch, ProjectSpec, Record, Step, Verdict,
 };
 
 impl World {
@@ -65,6 +65,7 @@ impl World {
             }
             Step::Up { guid, project, .. } => {
                 wrong.extend(self.unsaved(*guid, project));
+                wrong.extend(self.untried(*guid, project));
                 let of = (*guid, project.name.clone(), project.hash.clone());
                 let known = self.failing.get(&of);
                 let again = known.is_some_and(|run| *run != self.run);
@@ -107,6 +108,26 @@ impl World {
         let files = saved.files.known()?.get(&project.name)?;
         (written && files.digest == *project.files.digest())
             .then(|| "its snapshot holds the new files".to_owned())
+    }
+
+    /// What is to be tried on a copy first was well there before it runs here.
+    fn untried(&self, guid: Guid, project: &ProjectSpec) -> Option<String> {
+        let repo = self.actual.repository(guid).ok()?;
+        let kept = repo.revisions.known()?.get(&project.name)?;
+        let was_well = kept.iter().any(|kept| kept.hash == project.hash);
+        let record = repo.record.known()?;
+        let verdict = record.verdict(&project.name, &project.hash);
+        let all = repo.containers.known();
+        let mut runs = all
+            .and_then(|all| all.get(&project.name))
+            .into_iter()
+            .flatten();
+        let runs_already = runs.all(|(name, container)| {
+            let service = project.services.get(name);
+            service.is_some_and(|service| service.config_hash == container.config_hash)
+        });
+        let tried = was_well || runs_already || verdict == Some(&Verdict::Well);
+        (project.fork_first && !tried).then(|| "it was not tried on a copy".to_owned())
     }
 
     /// Whether every container of a project is well.

@@ -1,7 +1,7 @@
 use crate::model::{Function, Patch, Step};
 
 /// The names of all kinds of steps, and of all changes of a record.
-pub const KINDS: [&str; 78] = [
+pub const KINDS: [&str; 79] = [
     "ClearStaging",
     "Format",
     "GrowFile",
@@ -80,6 +80,7 @@ pub const KINDS: [&str; 78] = [
     "Rewind",
     "Rewound",
     "Passed",
+    "Try",
 ];
 
 /// The step's kind, or that of the change of a record.
@@ -166,6 +167,7 @@ pub fn kind(step: &Step) -> &'static str {
             Patch::Rewind(_) => "Rewind",
             Patch::Rewound => "Rewound",
             Patch::Passed { .. } => "Passed",
+            Patch::Try(..) => "Try",
         },
     }
 }

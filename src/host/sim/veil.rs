@@ -75,12 +75,16 @@ pub(super) fn outline(repo: &mut Repository) {
     repo.given.clear();
 }
 
-/// What is kept of the revisions of a project is read where one has failed.
+/// What is kept of the revisions of a project is read where it is needed.
 fn leave_unread(repo: &mut Repository) {
-    let failed = repo.record.known().map(|record| record.failed.clone());
-    let failed = failed.unwrap_or_default();
+    let record = repo.record.known().cloned();
+    let needed = |project: &Name| {
+        record
+            .as_ref()
+            .is_some_and(|record| record.needs_revisions(project))
+    };
     let all = repo.revisions.known_mut().into_iter().flatten();
-    for (_, kept) in all.filter(|(project, _)| !failed.contains_key(*project)) {
+    for (_, kept) in all.filter(|(project, _)| !needed(project)) {
         kept.iter_mut().for_each(|kept| kept.spec = None);
     }
 }

@@ -688,6 +688,12 @@ pub struct Update {
     /// it changes.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Whether a change comes up on a copy of its repository first: with the real data, a
+    /// network of its own and no routes. Nothing of the repository is touched before it
+    /// is well there; where it fails, nothing is. The copy goes by itself. In it
+    /// `REDIACC_IS_FORK` is `true`.
+    #[serde(default)]
+    pub fork_first: bool,
 }
 
 /// What becomes of a change that fails.

@@ -204,9 +204,11 @@ impl Step {
                 guid,
                 name,
                 network,
+                trial_of,
             } => {
                 let repo = a.repo_mut(*guid);
-                repo.record = Part::Known(Record::new(name.clone(), *network));
+                let record = Record::reserved(name.clone(), *network, *trial_of);
+                repo.record = Part::Known(record);
                 repo.stray_network = None;
                 a.machine.or_known(MachineRecord::default());
                 if let Part::Known(machine) = &mut a.machine {

@@ -163,6 +163,8 @@ pub enum Step {
         name: Name,
         /// Its network.
         network: NetworkId,
+        /// The repository whose changes it is there to try.
+        trial_of: Option<Guid>,
     },
     /// Changes a record.
     Record(Guid, Patch),
@@ -317,7 +319,8 @@ impl Step {
                 | Patch::Passed(project)
                 | Patch::SuspendProject(project, _)
                 | Patch::Begin { project, .. }
-                | Patch::End(project),
+                | Patch::End(project)
+                | Patch::Try(project, _),
             ) => Object::Service(*guid, project.clone()),
             Step::Snapshot {
                 guid,

@@ -227,6 +227,7 @@ impl Step {
                 name,
                 network,
                 guid,
+                ..
             } => {
                 let all = a.repositories.get()?;
                 let taken = all.into_iter().flatten().any(|(other, repo)| {

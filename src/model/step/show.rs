@@ -3,7 +3,7 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::Step;
-use crate::model::{DeletionPolicy, Name, Patch, Snapshot, Volume};
+use crate::model::{DeletionPolicy, Name, Patch, Snapshot, Verdict, Volume};
 
 /// The line that the operator reads, with ids as they are.
 impl fmt::Display for Step {
@@ -147,6 +147,15 @@ impl Step {
                 }
                 Patch::Rewound => f.write_str("end rewind"),
                 Patch::Passed(_) => f.write_str("forget failed revision"),
+                Patch::Try(_, None) => f.write_str("end trial"),
+                Patch::Try(_, Some(trial)) => {
+                    let what = match trial.verdict {
+                        Verdict::Pending => "try on a copy first   ",
+                        Verdict::Well => "note well on a copy   ",
+                        Verdict::Failed(_) => "note failed on a copy ",
+                    };
+                    write!(f, "{what}  {}", trial.revision.short())
+                }
             },
             Step::Trash(_) => f.write_str("move to trash"),
             Step::Untrash(_) => f.write_str("bring back from trash"),

@@ -54,6 +54,7 @@ impl Draws {
             state,
             projects,
             route: self.0.below(2) > 0,
+            fork_first: self.0.below(3) == 0,
             ..Repo::with(&[])
         }
     }
@@ -138,7 +139,12 @@ async fn week(seed: u64) -> BTreeMap<&'static str, usize> {
             }
         }
         let rows = lab.board.status().objects.len();
-        assert!(lab.agent.depth() <= 3 + 2 + 3, "{} keys", lab.agent.depth());
+        // Three and their trials, those that go, and the two of all.
+        assert!(
+            lab.agent.depth() <= 2 * 3 + 2 + 3,
+            "{} keys",
+            lab.agent.depth()
+        );
         assert!(rows <= 40, "{rows} rows");
     }
     host.world().faults.clear();
@@ -206,6 +212,7 @@ fn weeks_of_edits_drifts_crashes_and_faults_always_come_to_rest() {
         "EraseFiles",
         "ForgetRoute",
         "StopDaemon",
+        "Fork",
     ] {
         let count = performed.get(step).copied().unwrap_or_default();
         assert!(

@@ -214,6 +214,49 @@ async fn l3_with_one_bad_manifest_among_100_the_others_converge_and_nothing_is_p
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_trial_goes_to_and_fro_without_waiting_for_the_timer() {
+    let at = |revision| {
+        let mut wanted = world(1, revision);
+        wanted.repositories.get_mut(&0).unwrap().fork_first = true;
+        wanted.manifests()
+    };
+    let host = SimHost::new();
+    host.world().broken.insert("i:2".to_owned());
+    let lab = Lab::start(host, at(0));
+    lab.until_well(1).await;
+    let settled = async |revision: u8, settles: fn(&str) -> bool| {
+        lab.edit(|folder| *folder = at(revision)).await;
+        let (began, id) = (Instant::now(), at(revision).digest().short().to_owned());
+        loop {
+            let status = lab.board.status();
+            let row = &status.objects["service/r0/p0"];
+            let trial = status.objects.keys().any(|name| name.contains("r0-trial"));
+            let new = status.revision.as_ref() == Some(&id);
+            if new && !trial && settles(row.reason.as_deref().unwrap_or_default()) {
+                break began.elapsed();
+            }
+            assert!(began.elapsed() < Duration::from_secs(100), "{status:#?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let performed = |step: &str| lab.host.world().performed.get(step).copied();
+    let took = settled(1, |reason| reason.is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(performed("Fork"), Some(1));
+    assert_eq!(performed("Purge"), Some(1));
+    let ups = performed("Up");
+    // It takes as long as it may to get well, and is not.
+    let failed = settled(2, |reason| reason == "RevisionFailed").await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    println!("well after {took:?}, failed after {failed:?}");
+    assert_eq!(performed("Fork"), Some(2));
+    assert_eq!(performed("Purge"), Some(2));
+    assert_eq!(performed("Up"), ups.map(|ups| ups + 1));
+    assert_eq!(lab.running(), 1);
+    assert_eq!(lab.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn l22_one_that_never_gets_well_and_one_that_crashes_delay_nobody() {
     const ALL: u8 = 20;
     const GOOD: usize = 18;

@@ -141,6 +141,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         depends_on: BTreeSet::new(),
         healthy_within: ProjectSpec::HEALTHY_WITHIN,
         on_failure: OnFailure::default(),
+        fork_first: false,
     };
     let route = Route {
         name: name("shop"),

@@ -97,6 +97,7 @@ impl Machine {
             guid: guid(),
             name: name("shop"),
             network: network(),
+            trial_of: None,
         })
         .await;
     }
@@ -313,6 +314,7 @@ async fn a_torn_record_is_unknown_and_never_written_over() {
         guid: Guid::new(machine.uuid),
         name: name("other"),
         network: NetworkId::FIRST,
+        trial_of: None,
     };
     assert!(machine.perform(&other).await.is_err());
     assert_eq!(fs::read_to_string(&path).unwrap(), &whole[..20]);

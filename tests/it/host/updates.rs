@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::lab::{Lab, ask, body};
 
-const COMMAND: &str = r#"["httpd", "-f", "-v", "-p", "${WEB_IP}:8080", "-h", "/www"]"#;
+pub(super) const COMMAND: &str = r#"["httpd", "-f", "-v", "-p", "${WEB_IP}:8080", "-h", "/www"]"#;
 
 /// Asks every 50 ms; gives how long nobody answered at most.
-struct Asking {
+pub(super) struct Asking {
     stop: Arc<AtomicBool>,
     longest: JoinHandle<Duration>,
 }
 
 impl Asking {
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let longest = std::thread::spawn(move || {
@@ -34,7 +34,7 @@ impl Asking {
         Self { stop, longest }
     }
 
-    fn end(self) -> Duration {
+    pub(super) fn end(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         self.longest.join().unwrap()
     }
@@ -102,7 +102,7 @@ fn l20_l24_a_failed_update_leaves_the_version_before_serving() {
 }
 
 /// Serves as before, with a folder of the repository in it.
-fn with_data(compose: &str) -> String {
+pub(super) fn with_data(compose: &str) -> String {
     compose.replace(
         "    build: .\n",
         "    build: .\n    volumes: [\"./data:/data\"]\n",

@@ -32,11 +32,7 @@ fn copy(lab: &Lab, parent: Guid, autostart: bool) -> Guid {
     let act = Act::Fork {
         name: called,
         network: NetworkId::try_from(4096).unwrap(),
-        lineage: Lineage {
-            parent,
-            tag: None,
-            snapshot: None,
-        },
+        lineage: Lineage::of(parent),
         expires: None,
         autostart,
     };
@@ -344,9 +340,8 @@ fn a_copy_of_a_snapshot_holds_what_was_there_then() {
         name: called,
         network: NetworkId::try_from(4096).unwrap(),
         lineage: Lineage {
-            parent: guid,
-            tag: None,
             snapshot: Some(at),
+            ..Lineage::of(guid)
         },
         expires: None,
         autostart: false,

@@ -330,9 +330,8 @@ impl Story {
                     name,
                     network,
                     lineage: Lineage {
-                        parent: guid,
-                        tag: None,
                         snapshot,
+                        ..Lineage::of(guid)
                     },
                     expires: autostart.then(|| lab.now() + SignedDuration::from_hours(20)),
                     autostart,
@@ -502,6 +501,7 @@ fn repo() -> impl Strategy<Value = Repo> {
     let snapshots = prop::option::weighted(0.3, (1..24_i64, 1..3_usize));
     let sealed = prop::bool::weighted(0.4);
     let hook = prop::option::weighted(0.3, Just(ALL));
+    let fork_first = prop::bool::weighted(0.25);
     let on_failure = prop_oneof![
         3 => Just(OnFailure::Rollback),
         1 => Just(OnFailure::Stop),
@@ -512,7 +512,7 @@ fn repo() -> impl Strategy<Value = Repo> {
         sealed,
         autostart,
         (fork, snapshots),
-        (hook, on_failure),
+        (hook, on_failure, fork_first),
     );
     let parts = (
         64..200_u64,
@@ -530,7 +530,7 @@ fn repo() -> impl Strategy<Value = Repo> {
             (projects, depends),
             route,
             policy,
-            (protected, sealed, autostart, (fork, snapshots), (hook, on_failure)),
+            (protected, sealed, autostart, (fork, snapshots), (hook, on_failure, fork_first)),
             moved_from,
         )| Repo {
             size,
@@ -547,6 +547,7 @@ fn repo() -> impl Strategy<Value = Repo> {
             autostart,
             snapshots,
             on_failure,
+            fork_first,
             fork,
         },
     )
@@ -714,6 +715,10 @@ fn history(first: &Folder, ops: &[Op]) -> BTreeMap<&'static str, usize> {
             report.last.plan
         );
     }
+    if blocked.is_empty() {
+        let left = trials(&report.last.actual);
+        assert!(left.is_empty(), "trials are left: {left:?}");
+    }
     // The next run does nothing, whatever is blocked.
     let again = story.run().expect("no fault is left");
     assert!(
@@ -724,6 +729,18 @@ fn history(first: &Folder, ops: &[Op]) -> BTreeMap<&'static str, usize> {
     );
     let world = story.lab.host.world();
     world.performed.clone()
+}
+
+/// The copies of ours that are there to try changes.
+fn trials(actual: &Actual) -> Vec<Guid> {
+    let all = actual.repositories.known().into_iter().flatten();
+    let ours = all.filter(|(_, repo)| {
+        repo.record.known().is_some_and(|record| {
+            let ours = record.owner.as_ref() == Some(&owner());
+            record.is_live() && record.trial_of().is_some() && ours
+        })
+    });
+    ours.map(|(guid, _)| *guid).collect()
 }
 
 /// How many cases: `RENET_LONG` runs ten times as many.
@@ -828,6 +845,39 @@ fn an_update_with_faults_and_then_anything_converges() {
             ("KeepReplaced", 20),
         ],
     );
+}
+
+#[test]
+fn a_trial_with_faults_and_then_anything_converges() {
+    let tried = |mut folder: Folder| {
+        for repo in folder.repositories.values_mut() {
+            repo.fork_first = true;
+        }
+        folder
+    };
+    let rest = prop::collection::vec(op(), 0..4);
+    let strategy = (world(), 0..3_u8, (faults(), faults()), rest).prop_map(
+        move |(first, broken, (one, other), rest)| {
+            let first = tried(first);
+            let mut second = first.clone();
+            for repo in second.repositories.values_mut() {
+                for revision in repo.projects.values_mut() {
+                    *revision = (*revision + 1) % 3;
+                }
+            }
+            let mut ops = vec![Op::Run(Vec::new()), Op::Break(broken), Op::Edit(second)];
+            ops.extend([Op::Run(one), Op::Run(other)]);
+            ops.extend(rest);
+            (first, ops)
+        },
+    );
+    let floors = [
+        ("Try", 2000),
+        ("Fork", 500),
+        ("Failed", 500),
+        ("Purge", 200),
+    ];
+    check_histories(strategy, 5_000, &floors);
 }
 
 #[test]

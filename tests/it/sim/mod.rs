@@ -11,5 +11,6 @@ mod oracle;
 mod retirement;
 mod rewinds;
 mod stories;
+mod trials;
 mod updates;
 pub mod world;

@@ -128,6 +128,7 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         slots: Slots::default(),
         declared: BTreeSet::new(),
         projects: BTreeMap::new(),
+        tries: BTreeMap::new(),
     };
     Desired {
         labelled: false,
@@ -138,6 +139,8 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         repositories: BTreeMap::from([(guid(), spec)]),
         routes: BTreeMap::new(),
         unresolved: Vec::new(),
+        trials: BTreeMap::new(),
+        spent: BTreeSet::new(),
         names: BTreeMap::new(),
         acts: BTreeMap::new(),
         store: None,

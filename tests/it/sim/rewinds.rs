@@ -318,11 +318,7 @@ fn a_copy_that_goes_back_to_before_it_was_cleared_is_cleared_again() {
     let fork = Act::Fork {
         name: called,
         network: NetworkId::try_from(4096).unwrap(),
-        lineage: Lineage {
-            parent,
-            tag: None,
-            snapshot: None,
-        },
+        lineage: Lineage::of(parent),
         expires: None,
         autostart: false,
     };

@@ -176,7 +176,7 @@ fn a_revision_that_cannot_get_well_is_tried_once() {
             .plan
             .blocked
             .values()
-            .any(|why| *why == Blocked::RevisionFailed { runs: None })
+            .any(|why| *why == Blocked::REVISION_FAILED)
     );
 }
 

@@ -59,6 +59,8 @@ pub struct Repo {
     /// A snapshot every so many hours, and how many are kept.
     pub snapshots: Option<(i64, usize)>,
     pub on_failure: OnFailure,
+    /// Whether its changes are tried on a copy first.
+    pub fork_first: bool,
     /// The repository that this is a copy of, and for how many hours.
     pub fork: Option<(u8, Option<i64>)>,
 }
@@ -86,6 +88,7 @@ impl Repo {
             autostart: None,
             snapshots: None,
             on_failure: OnFailure::default(),
+            fork_first: false,
             fork: None,
         }
     }
@@ -103,6 +106,11 @@ impl Repo {
 
     pub fn hooked(mut self, text: &'static str) -> Self {
         self.hook = Some(text);
+        self
+    }
+
+    pub fn tried_first(mut self) -> Self {
+        self.fork_first = true;
         self
     }
 
@@ -229,6 +237,7 @@ impl Folder {
                         depends_on: repo.depends_on(*id),
                         healthy_within: ProjectSpec::HEALTHY_WITHIN,
                         on_failure: repo.on_failure,
+                        fork_first: repo.fork_first,
                     }
                     .into(),
                 );

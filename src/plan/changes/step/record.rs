@@ -2,7 +2,10 @@ use std::collections::BTreeSet;
 
 use super::super::{Action, Explained, Field};
 use super::{View, drift, one, silent};
-use crate::model::{DeletionPolicy, Gone, Guid, Name, Patch, Repository, Slots, Snapshot, Step};
+use crate::model::{
+    Danger, DeletionPolicy, Digest, Gone, Guid, Name, Patch, Repository, Slots, Snapshot, Step,
+    Verdict,
+};
 
 impl View<'_> {
     pub(super) fn patch(&self, guid: Guid, patch: &Patch) -> Explained {
@@ -130,6 +133,14 @@ impl View<'_> {
                 }
             }
             Patch::Begin { .. } => silent("its manifest changed"),
+            Patch::Try(project, Some(trial))
+                if trial.verdict == Verdict::Pending
+                    && record.is_none_or(|record| record.trial_of().is_none()) =>
+            {
+                self.tried_first(guid, project, &trial.revision)
+            }
+            Patch::Try(_, Some(_)) => silent("a change is tried on a copy first"),
+            Patch::Try(_, None) => silent("nothing is tried any more"),
             Patch::Created
             | Patch::Unhold
             | Patch::Purged
@@ -138,6 +149,30 @@ impl View<'_> {
             | Patch::End(_)
             | Patch::Rewound
             | Patch::Passed(_) => Explained::default(),
+        }
+    }
+
+    /// A change of a project that comes up on a copy first, and what it stops when it is
+    /// well there.
+    fn tried_first(&self, guid: Guid, project: &Name, revision: &Digest) -> Explained {
+        let newest = self.with(guid, |repo| {
+            let kept = repo.revisions.known().and_then(|all| all.get(project));
+            kept.and_then(|kept| kept.last().cloned())
+        });
+        let was = newest.map(|newest| newest.hash.short().to_owned());
+        let note = "comes up on a copy first; nothing is touched before it is well there";
+        let stops = self.plan.danger.iter().filter_map(|danger| match danger {
+            Danger::Stops(of, stopped, service) if *of == guid && stopped == project => {
+                let because = vec!["the change was well on the copy".to_owned()];
+                Some(self.stopped(guid, service, because, true))
+            }
+            _ => None,
+        });
+        Explained {
+            fields: vec![Field::new("revision", was, Some(revision.short().to_owned())).note(note)],
+            stops: stops.collect(),
+            because: Some("its manifest changed".to_owned()),
+            ..Explained::default()
         }
     }
 
