@@ -352,3 +352,44 @@ fn a_failed_update_killed_anywhere_gives_its_data_back() {
     }
     lab.uninstall();
 }
+
+#[test]
+fn a_trial_killed_anywhere_ends_and_a_bad_change_touches_nothing() {
+    let Some(lab) = Lab::new("tried") else { return };
+    let mut dice = Dice::new();
+    let first = "  update: { forkFirst: true }\n  compose:\n";
+    let manifest = lab.desired().join("hello.yaml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("  compose:\n", first)).unwrap();
+    let compose = lab.desired().join("web/docker-compose.yml");
+    let good = fs::read_to_string(&compose).unwrap();
+    let command = good.lines().find(|line| line.contains("command:")).unwrap();
+    lab.expect(0, &["apply"]);
+    // Each round another, as a failed one is not tried twice.
+    let mut round = 0;
+    let mut next = |fails: bool| {
+        round += 1;
+        let text = match fails {
+            true => good.replace(command, &format!("    command: [sh, -c, \"exit {round}\"]")),
+            false => format!("{good}    labels: {{ round: \"{round}\" }}\n"),
+        };
+        fs::write(&compose, text).unwrap();
+    };
+    for (fails, code) in [(true, 3), (false, 0)] {
+        next(fails);
+        let whole = Who::Apply.ending(code, &lab, &["apply"]);
+        for kill in whole.kills(&mut dice, 2, 1) {
+            let before = lab.running();
+            next(fails);
+            eprintln!("{fails} {kill:?}");
+            Who::Apply.killed(&lab, &["apply"], kill);
+            lab.expect(code, &["apply"]);
+            assert_eq!(lab.running() == before, fails, "{kill:?}");
+            assert_eq!(body(), "Hello from renet.\n", "{kill:?}");
+            lab.nothing_leaked(1);
+            let listed = lab.expect(0, &["repository", "list"]);
+            assert!(!listed.contains("hello-trial"), "{kill:?}: {listed}");
+        }
+    }
+    lab.uninstall();
+}
