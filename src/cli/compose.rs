@@ -202,6 +202,7 @@ impl Project {
             .map_err(|problems| refuse(problems.join("\n")))?;
         let slots = slots(here, &written, MAKING.contains(&options.command())).await?;
         let none = Environment::default();
+        let unlimited = BTreeMap::new();
         let manifest = self.manifest.as_ref();
         let copy_of = copy_of(here).await;
         let context = Context {
@@ -217,6 +218,7 @@ impl Project {
             slots: &slots,
             files: manifest.map(|manifest| &*manifest.files),
             environment: manifest.map_or(&none, |manifest| &manifest.environment),
+            limits: manifest.map_or(&unlimited, |manifest| &manifest.limits),
             insist,
             mount,
         };

@@ -355,6 +355,19 @@ pub struct Service {
     pub on_failure: OnFailure,
     /// Whether a new revision is tried on a copy of its repository first.
     pub fork_first: bool,
+    /// What each of its services may take, by the service's name.
+    pub limits: BTreeMap<String, Limits>,
+}
+
+/// What the container of a service may take at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of memory.
+    pub memory: Option<Size>,
+    /// Of the processors, in thousandths of one.
+    pub cpus: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
 }
 
 /// Kind `Route`.

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::Service;
 use super::compose::{self, Content, Managed};
-use super::decode::{Context, Found, word};
-use super::fields::{Fields, listed, near, text, time};
-use super::problem::Report;
+use super::decode::{Context, Found, size, word};
+use super::fields::{Fields, listed, near, number, text, time};
+use super::problem::{Place, Report};
 use super::repository::yes_or_no;
 use super::tree::{Kind, Node};
 use super::variables;
-use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath};
+use super::{Limits, Service};
+use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath, Size};
 
 /// Reads the spec of a Service.
 pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {
@@ -64,6 +64,7 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
     let mut managed = managed(spec, context);
     managed.extend(rediaccfile(spec, context));
     let environment = environment(spec, context);
+    let limits = limits(spec, context);
     let (file, place) = file?;
     let path = context
         .dir
@@ -71,6 +72,9 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
     let (project, reach) = compose::gather(context.root, &path, &place, &managed, context.report);
     context.projects.push(reach);
     found.services = project.services;
+    for (service, (_, place)) in &limits {
+        is_defined(service, place, &found.services, context.report);
+    }
     Some(Service {
         repository: found.repository.clone()?,
         name: found.name.clone()?,
@@ -89,6 +93,10 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
         },
         on_failure,
         fork_first,
+        limits: limits
+            .into_iter()
+            .map(|(service, (limits, _))| (service, limits))
+            .collect(),
     })
 }
 
@@ -243,6 +251,67 @@ fn is_taken(name: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// What each service may take, and where that is said.
+fn limits(spec: &Fields, context: &Context) -> BTreeMap<String, (Limits, Place)> {
+    let mut all = BTreeMap::new();
+    for (key, value) in spec.each("limits") {
+        let place = key.place(context.source);
+        let Some(name) = key.text() else {
+            let message = format!("{} is no name of a service", key.what());
+            context.report.at(&place, message, "write it in quotes");
+            continue;
+        };
+        let Some(fields) = spec.item("limits", key, value) else {
+            continue;
+        };
+        let limits = Limits {
+            memory: fields.optional("memory", |node| size(node, LEAST_MEMORY, "a container")),
+            cpus: fields.optional("cpus", cpus),
+            pids: fields.optional("pids", |node| {
+                let cure = "write how many, from 1 to 4194304";
+                let pids = number(node, cure)?;
+                (1..=MOST_PIDS)
+                    .contains(&pids)
+                    .then_some(pids)
+                    .ok_or(cure.to_owned())
+            }),
+        };
+        fields.finish();
+        all.insert(name.to_owned(), (limits, place));
+    }
+    all
+}
+
+/// Less does not start: Docker refuses it.
+const LEAST_MEMORY: Size = Size::mib(6);
+/// More the kernel does not count.
+const MOST_PIDS: u32 = 4_194_304;
+
+/// A number of processors, in thousandths.
+fn cpus(node: &Node) -> Result<u32, String> {
+    const RANGE: std::ops::RangeInclusive<f64> = 0.01..=1024.0;
+    let cure = "write how many processors, from 0.01 to 1024, like `0.5` or `2`";
+    let cpus: f64 = number(node, cure)?;
+    match RANGE.contains(&cpus) {
+        true => Ok((cpus * 1000.0).round() as u32),
+        false => Err(cure.to_owned()),
+    }
+}
+
+/// What is limited is a service of the compose file, as far as that names all.
+fn is_defined(service: &str, place: &Place, services: &[(String, Place)], report: &Report) {
+    let names = || services.iter().map(|(name, _)| name.as_str());
+    if names().next().is_none() || names().any(|name| name == service) {
+        return;
+    }
+    let cure = match near(service, names()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("its services: {}", listed(names())),
+    };
+    let message = format!("the compose file defines no service `{service}`");
+    report.at(place, message, cure);
 }
 
 /// How long something is waited for.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::policy::{self, Idle, Refused};
 use crate::host::ComposeOutput;
+use crate::manifest::Limits;
 use crate::model::{
     Digest, Environment, FileSet, Guid, Kin, LOG_LIMITS, Name, NetworkId, RelPath, ServiceSpec,
     Slots, TRIAL_LABEL, hook,
@@ -45,6 +46,8 @@ pub struct Context<'a> {
     pub files: Option<&'a FileSet>,
     /// What the manifest puts into its environment.
     pub environment: &'a Environment,
+    /// What the manifest lets its services take.
+    pub limits: &'a BTreeMap<String, Limits>,
     /// Whether whoever runs it takes everything upon himself.
     pub insist: bool,
 }
@@ -191,6 +194,9 @@ fn settle(
     }
     service.insert("network_mode".to_owned(), json!("host"));
     limit_log(service);
+    if let Some(limits) = context.limits.get(name) {
+        limit(service, limits)?;
+    }
 
     let environment = mapping(service, "environment")?;
     for (name, value) in &context.environment.0 {
@@ -283,6 +289,32 @@ fn limit_log(service: &mut Map<String, Value>) {
             options.insert(option.to_owned(), json!(value));
         }
     }
+}
+
+/// What the manifest says of a service's limits takes the place of both ways in which a
+/// compose file can say it: compose refuses them where they differ.
+fn limit(service: &mut Map<String, Value>, limits: &Limits) -> Result<(), Unsettled> {
+    let thousandths = |cpus: u32| format!("{}.{:03}", cpus / 1000, cpus % 1000);
+    let said = [
+        (
+            "mem_limit",
+            "memory",
+            limits.memory.map(|size| json!(size.as_bytes().to_string())),
+        ),
+        (
+            "cpus",
+            "cpus",
+            limits.cpus.map(|cpus| json!(thousandths(cpus))),
+        ),
+        ("pids_limit", "pids", limits.pids.map(|pids| json!(pids))),
+    ];
+    for (own, key, value) in said {
+        let Some(value) = value else { continue };
+        service.remove(own);
+        let deploy = mapping(service, "deploy")?;
+        mapping(mapping(deploy, "resources")?, "limits")?.insert(key.to_owned(), value);
+    }
+    Ok(())
 }
 
 /// Names an image by what it is built from: a changed context is another image, and
@@ -424,6 +456,7 @@ pub fn services(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Size;
 
     #[test]
     fn images_are_named_as_a_daemon_lists_them() {
@@ -445,6 +478,14 @@ mod tests {
     }
 
     fn given(config: Value, insist: bool) -> Result<Transformed, Vec<Refused>> {
+        limited(config, insist, &BTreeMap::new())
+    }
+
+    fn limited(
+        config: Value,
+        insist: bool,
+        limits: &BTreeMap<String, Limits>,
+    ) -> Result<Transformed, Vec<Refused>> {
         let name: Name = "shop".parse().unwrap();
         let project: Name = "web".parse().unwrap();
         let slots = Slots::default().allocate(["api"]).unwrap();
@@ -467,6 +508,7 @@ mod tests {
             slots: &slots,
             files: Some(&files),
             environment: &environment,
+            limits,
             insist,
         };
         transform(config, &context)
@@ -528,6 +570,32 @@ mod tests {
     }
 
     #[test]
+    fn the_manifests_limits_win_however_the_file_says_its_own() {
+        let limits = Limits {
+            memory: Some(Size::mib(512)),
+            cpus: Some(1250),
+            pids: None,
+        };
+        let limits = BTreeMap::from([("api".to_owned(), limits)]);
+        for own in [
+            json!({"image": "i"}),
+            json!({"image": "i", "mem_limit": "1", "cpus": 3}),
+            json!({"image": "i", "deploy": {"resources": {"limits": {"memory": "1", "pids": 7}}}}),
+            json!({"image": "i", "deploy": null}),
+        ] {
+            let said = own.clone();
+            let out = limited(json!({"services": {"api": own}}), false, &limits);
+            let api = &out.unwrap().config["services"]["api"];
+            let given = &api["deploy"]["resources"]["limits"];
+            assert_eq!(given["memory"], "536870912", "{said}");
+            assert_eq!(given["cpus"], "1.250", "{said}");
+            let pids = said.pointer("/deploy/resources/limits/pids");
+            assert_eq!(given.get("pids"), pids, "{said}");
+            assert!(api.get("mem_limit").is_none() && api.get("cpus").is_none());
+        }
+    }
+
+    #[test]
     fn two_services_cannot_have_one_variable() {
         let slots = Slots::default().allocate(["a-b", "a_b"]).unwrap();
         let (name, project) = ("shop".parse().unwrap(), "web".parse().unwrap());
@@ -545,6 +613,7 @@ mod tests {
             slots: &slots,
             files: None,
             environment: &Environment::default(),
+            limits: &BTreeMap::new(),
             insist: false,
         };
         let config = json!({"services": {"a-b": {"image": "i"}}});

@@ -19,7 +19,7 @@ pub use ids::{Drawn, Ids};
 pub use policy::{Refused, refusals};
 
 use crate::host::{ComposeDoor, ComposeInput, ComposeOutput, Scope};
-use crate::manifest::{self, Manifests, MovedFrom, Written};
+use crate::manifest::{self, Limits, Manifests, MovedFrom, Written};
 use crate::model::{
     Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Environment, Guid, Hook, Layout,
     Name, NetworkId, Object, Origin, Owner, Part, ProjectSpec, Repository, RepositorySpec,
@@ -287,6 +287,7 @@ async fn resolve_project<D: ComposeDoor>(
         slots: &spec.slots,
         files: Some(&service.files),
         environment: &service.environment,
+        limits: &service.limits,
         insist: false,
     };
     let input = ComposeInput {
@@ -296,7 +297,7 @@ async fn resolve_project<D: ComposeDoor>(
         compose_file: service.compose_file.clone(),
         environment: context.interpolation(),
     };
-    let key = cache_key(spec, copy_of, &input);
+    let key = cache_key(spec, copy_of, &service.limits, &input);
     let output = match door.recall(&key) {
         Some(output) => output,
         None => {
@@ -365,6 +366,7 @@ fn hook(service: &manifest::Service, environment: BTreeMap<String, String>) -> O
 fn cache_key(
     spec: &RepositorySpec,
     copy_of: Option<(&Name, &Name)>,
+    limits: &BTreeMap<String, Limits>,
     input: &ComposeInput,
 ) -> Digest {
     // Raised when the transformation changes what it writes.
@@ -385,6 +387,9 @@ fn cache_key(
     }
     for (name, value) in &input.environment {
         fields.push(format!("{name}={value}"));
+    }
+    for (service, limits) in limits {
+        fields.push(format!("{service}: {limits:?}"));
     }
     Digest::of_fields(fields.iter().map(String::as_bytes))
 }

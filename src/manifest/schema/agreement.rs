@@ -92,6 +92,7 @@ impl Kind {
                 let steps = (most - least) / step + 1;
                 json!(least + step * dice.below(steps as usize) as u64)
             }
+            "number" => json!(dice.below(1024) as f64 + 0.25),
             "string" => match node["examples"].as_array() {
                 Some(examples) => pick(examples, dice),
                 None => json!("anything: \u{e9}"),
@@ -146,6 +147,7 @@ impl Kind {
                 json!("\u{7}"),
                 json!(null),
             ],
+            _ if node["type"] == "number" => vec![json!({}), json!("yes"), json!(-1), json!(null)],
             _ => vec![json!({}), json!("yes"), json!(-1), json!(1.5), json!(null)],
         };
         out.extend(

@@ -639,6 +639,29 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Update")]
     pub update: Option<Update>,
+    /// What the containers of its services may take, by the name that the compose file
+    /// gives the service. This wins over what the compose file says.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(extend("propertyNames" = { "examples": ["web"] }))]
+    pub limits: BTreeMap<String, ServiceLimits>,
+}
+
+/// What a container may take at most. Changing it recreates the container.
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServiceLimits {
+    /// Memory, at least `6M`. A container that needs more is ended by the kernel.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "MemorySize")]
+    pub memory: Option<MemorySize>,
+    /// Processors: `0.5` is half of one.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "f64", range(min = 0.01, max = 1024.0), example = 0.5)]
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "u32", range(min = 1, max = 4_194_304), example = 256)]
+    pub pids: Option<u32>,
 }
 
 /// Where a managed file comes from: one of the three.
@@ -859,6 +882,14 @@ pub enum ImageSize {
 pub enum DatastoreSize {
     Text(SizeText),
     Bytes(#[schemars(range(min = 268_435_456))] u64),
+}
+
+/// A number and K, M, G or T (powers of 1024), or a number of bytes.
+#[derive(JsonSchema)]
+#[schemars(inline, untagged, example = &"512M")]
+pub enum MemorySize {
+    Text(SizeText),
+    Bytes(#[schemars(range(min = 6_291_456))] u64),
 }
 
 /// A number and K, M, G or T: powers of 1024.

@@ -142,6 +142,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         healthy_within: ProjectSpec::HEALTHY_WITHIN,
         on_failure: OnFailure::default(),
         fork_first: false,
+        limits: BTreeMap::new(),
     };
     let route = Route {
         name: name("shop"),

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use super::vm::Machine;
+use crate::desired;
 use crate::dice::{Dice, is_left_out};
 use crate::guest::{Guest as _, story};
 
@@ -19,6 +20,27 @@ fn a_folder_of_manifests_becomes_a_service_again_after_a_reboot() {
     machine.expect(1, &["diff"]);
     machine.expect(0, &["apply"]);
     story::says(&machine, "Hello");
+    keeps_to_its_limits(&machine);
+}
+
+/// What a manifest lets a service take is what the kernel lets it.
+fn keeps_to_its_limits(machine: &Machine) {
+    let [(path, manifest), ..] = desired::service("shop", "web", "Hello");
+    let limits = "  limits: { web: { memory: 48M, cpus: 0.25, pids: 40 } }\n";
+    machine.declare([(path, manifest + limits)]);
+    machine.expect(0, &["apply", "--yes"]);
+    let network = machine.listed("shop")["network_id"].to_string();
+    for (file, limit) in [
+        ("memory.max", "50331648"),
+        ("cpu.max", "25000 100000"),
+        ("pids.max", "40"),
+    ] {
+        let said = machine.sh(&format!(
+            "renet docker --network-id {network} -- exec web-web-1 \
+             busybox cat /sys/fs/cgroup/{file}"
+        ));
+        assert_eq!(said.trim(), limit, "{file}");
+    }
 }
 
 /// Takes the power away when an apply has told of so many steps.

@@ -238,6 +238,7 @@ impl Folder {
                         healthy_within: ProjectSpec::HEALTHY_WITHIN,
                         on_failure: repo.on_failure,
                         fork_first: repo.fork_first,
+                        limits: BTreeMap::new(),
                     }
                     .into(),
                 );
