@@ -166,11 +166,19 @@ pub fn listing(wave: &Wave, status: Option<&Status>, running: bool) -> Listing {
         let name = label.split('/').skip(1).map(str::to_owned);
         (rank(object), name.collect::<Vec<_>>())
     });
+    let mut warnings: BTreeMap<Object, Vec<String>> = BTreeMap::new();
+    for (object, warning) in crate::model::warnings(&wave.desired, &wave.actual) {
+        warnings
+            .entry(object)
+            .or_default()
+            .push(warning.to_string());
+    }
+    let rows = objects.iter().map(|object| Row {
+        warnings: warnings.remove(object).unwrap_or_default(),
+        ..row(wave, object, status, running)
+    });
     Listing {
-        objects: objects
-            .iter()
-            .map(|object| row(wave, object, status, running))
-            .collect(),
+        objects: rows.collect(),
         agent: status.map(|status| AgentState::of(status, running)),
     }
 }
@@ -300,15 +308,9 @@ fn row(wave: &Wave, object: &Object, status: Option<&Status>, running: bool) -> 
         applied: known.and_then(|row| row.applied.clone()),
         attempted: known.and_then(|row| row.attempted.clone()),
         since,
-        warnings: warnings(wave, object),
+        warnings: Vec::new(),
         refused: Vec::new(),
     }
-}
-
-fn warnings(wave: &Wave, object: &Object) -> Vec<String> {
-    let all = crate::model::warnings(&wave.desired, &wave.actual).into_iter();
-    let all = all.filter(|(of, _)| of == object);
-    all.map(|(_, warning)| warning.to_string()).collect()
 }
 
 /// What is shown first.

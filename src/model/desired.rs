@@ -90,7 +90,10 @@ impl Desired {
     /// What of the compose files does not do what it says, of the objects that are
     /// meant.
     pub fn warnings(&self) -> impl Iterator<Item = (Object, &Warning)> {
-        let projects = self.repositories.values().flat_map(|spec| {
+        // What is tried says nothing that is not said where it is declared.
+        let declared = self.repositories.values();
+        let declared = declared.filter(|spec| spec.tries.is_empty());
+        let projects = declared.flat_map(|spec| {
             let projects = spec.projects.values();
             projects.map(move |project| (spec, project))
         });

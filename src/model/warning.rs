@@ -31,7 +31,8 @@ pub fn warnings(desired: &Desired, actual: &Actual) -> Vec<(Object, Warning)> {
         .map(|(object, warning)| (object, warning.clone()))
         .collect();
     let none = Repository::default();
-    for spec in desired.repositories.values() {
+    let declared = desired.repositories.values();
+    for spec in declared.filter(|spec| spec.tries.is_empty()) {
         let seen = actual.repo(spec.guid, &none).unwrap_or(&none);
         let containers = seen.containers.known().into_iter().flatten();
         for (project, containers) in

@@ -29,9 +29,15 @@ impl Script<'_> {
         if self.is_trial(spec.guid) {
             return waiting;
         }
+        let record = self.record(spec.guid).ok().flatten();
+        let noted = |name| {
+            record
+                .as_ref()
+                .is_some_and(|record| record.trials.contains_key(name))
+        };
         for (name, project) in &spec.projects {
             let service = Object::Service(spec.guid, name.clone());
-            if !self.is_meant(&service) {
+            if !project.fork_first && !noted(name) || !self.is_meant(&service) {
                 continue;
             }
             let mut waits = false;

@@ -12,6 +12,8 @@ pub(super) struct Identities<'a> {
     seen: &'a BTreeMap<Guid, Shared<Repository>>,
     declared: BTreeSet<&'a Name>,
     live: BTreeMap<&'a Name, Guid>,
+    /// What copies are called that are there to try changes: no manifest means one.
+    trials: BTreeSet<&'a Name>,
     /// The last deleted one of each name.
     deleted: BTreeMap<&'a Name, Guid>,
     unreadable: Option<String>,
@@ -31,6 +33,7 @@ impl<'a> Identities<'a> {
         ids: &'a Ids,
     ) -> Self {
         let mut live = BTreeMap::new();
+        let mut trials = BTreeSet::new();
         let mut deleted: BTreeMap<&Name, Guid> = BTreeMap::new();
         let mut taken = BTreeSet::new();
         let mut unreadable = None;
@@ -45,7 +48,9 @@ impl<'a> Identities<'a> {
                     taken.extend(record.holds_network());
                     // A tombstone holds no name but for the source that had it.
                     let ours = whose.is_none_or(|whose| record.owner.as_ref() == Some(whose));
-                    if record.is_live() {
+                    if record.is_live() && record.trial_of().is_some() {
+                        trials.insert(&record.name);
+                    } else if record.is_live() {
                         live.insert(&record.name, *guid);
                     } else if ours
                         && deleted
@@ -83,6 +88,7 @@ impl<'a> Identities<'a> {
             seen,
             declared,
             live,
+            trials,
             deleted,
             unreadable,
             unknown_images,
@@ -274,7 +280,7 @@ impl<'a> Identities<'a> {
 
     /// Whether a repository of the machine, or one that is declared, is called so.
     pub(super) fn is_called(&self, name: &Name) -> bool {
-        self.live.contains_key(name) || self.declared.contains(name)
+        self.live.contains_key(name) || self.trials.contains(name) || self.declared.contains(name)
     }
 
     /// The next network that nobody has; none while a record cannot be read.

@@ -262,6 +262,31 @@ fn nobody_elses_pass_ends_a_trial() {
 }
 
 #[test]
+fn a_manifest_of_its_name_does_not_take_a_trial_over() {
+    let lab = begun();
+    let manifests = |lab: &Lab| {
+        let mut source = lab.source(&at(1).with(7, Repo::with(&[])));
+        let manifests = std::sync::Arc::make_mut(&mut source.manifests);
+        let mut other = manifests.repositories.remove(&name("r7")).unwrap();
+        other.name = name("r0-trial");
+        manifests.repositories.insert(name("r0-trial"), other);
+        source
+    };
+    let trial = copy(&lab).unwrap();
+    for _ in 0..2 {
+        lab.run_source(&manifests(&lab), Options::default())
+            .unwrap();
+    }
+    let report = lab
+        .run_source(&manifests(&lab), Options::default())
+        .unwrap();
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    let other = copy(&lab).unwrap();
+    assert_ne!(other, trial);
+    assert_eq!(lab.record(other).unwrap().trial_of(), None);
+}
+
+#[test]
 fn what_is_left_alone_is_not_tried() {
     let lab = begun();
     let guid = lab.guid("r0");
