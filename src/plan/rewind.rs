@@ -112,7 +112,7 @@ impl Script<'_> {
         }
         let said = self.record(guid)?.and_then(|record| record.rewind);
         let at = match said {
-            Some(rewind) => rewind.keep,
+            Some(rewind) => self.with_room(guid, rewind)?.keep,
             None => self.free_moment(guid)?,
         };
         self.want(Step::ClearStaging(Volume::Image(guid)))?;

@@ -97,6 +97,13 @@ impl Script<'_> {
             self.seems_well(guid, on)?;
         }
         let (before, noted) = self.leave_aside(guid, project)?;
+        // It failed as well: whoever asks again may try it again.
+        let service = Object::Service(guid, project.clone());
+        if let Some((hash, why)) = self.limits.undone.get(&service)
+            && *hash == before.hash
+        {
+            return Err(Stop::Block(why.clone()));
+        }
         match &before.spec {
             Some(other) if !other.is_of(network) => {
                 let why = format!(

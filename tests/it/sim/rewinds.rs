@@ -340,6 +340,33 @@ fn a_copy_that_goes_back_to_before_it_was_cleared_is_cleared_again() {
 }
 
 #[test]
+fn a_snapshot_in_the_moment_of_an_image_to_be_kept_is_never_written_over() {
+    let (lab, guid, moment) = after_an_update();
+    assert!(lab.act(guid, Act::Close).unwrap().in_sync());
+    let act = rewind(&lab, moment, None);
+    let Act::Rewind { rewind: said, .. } = act else {
+        unreachable!()
+    };
+    // It ends between the new image and the old one's safety.
+    lab.faults(&[(1, Fault::FailAfter)]);
+    lab.act(guid, act);
+    lab.host.world().faults.clear();
+    assert!(!lab.repo_of(guid).replaced.is_absent());
+    lab.act(guid, Act::Snapshot(said.keep));
+    let stone = lab.stone(guid);
+    let delete = Act::Delete {
+        stone,
+        permit: None,
+    };
+    assert!(lab.act(guid, delete).unwrap().in_sync());
+    let repo = lab.repo_of(guid);
+    let all = repo.snapshots.known().unwrap();
+    let kept = all.values().filter(|one| one.made_by == MadeBy::Rewind);
+    assert_eq!(kept.count(), 1, "{all:?}");
+    assert_eq!(all[&said.keep].made_by, MadeBy::Command);
+}
+
+#[test]
 fn to_what_is_not_there_nothing_goes_back() {
     let (lab, guid, moment) = after_an_update();
     let other = moment - jiff::SignedDuration::from_hours(1);

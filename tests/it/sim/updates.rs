@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use renet::execute::{Options, Report};
 use renet::host::sim::Fault;
 use renet::model::{
-    Act, ContainerState, Digest, FileSet, Made, MadeBy, Object, OnFailure, Part, RunState, Step,
+    Act, Blocked, ContainerState, Digest, FileSet, Made, MadeBy, Object, OnFailure, Part, RunState,
+    Step,
 };
 
 use super::world::*;
@@ -277,6 +278,19 @@ fn what_a_command_takes_back_stays_so() {
     }
     assert!(lab.run(&at(2)).unwrap().in_sync());
     assert_eq!(files(&lab, "p0"), digest(&at(2), "p0"));
+}
+
+#[test]
+fn what_a_command_brings_back_and_never_gets_well_is_waited_for_once() {
+    let lab = Lab::at_rest(&at(0));
+    assert!(lab.run(&at(1)).unwrap().in_sync());
+    break_revision(&lab, 0);
+    let guid = lab.guid("r0");
+    let report = lab.act(guid, Act::Rollback(name("p0"))).unwrap();
+    let waits = done(&report).into_iter().filter(|step| *step == "Wait");
+    assert_eq!(waits.count(), 1, "{:?}", done(&report));
+    let why = &report.last.plan.blocked[&Object::Repository(guid)];
+    assert!(matches!(why, Blocked::StepFailed { .. }), "{why}");
 }
 
 #[test]
