@@ -15,12 +15,16 @@ use super::render::Outcome;
 use super::{Failure, need_root, output, render};
 use crate::agent::{self, last_status};
 use crate::execute::{
-    FileLocks, Lock, Locking as _, Mode, Options, Report, Shown, Wave, look, run,
+    FileLocks, Lock, Locking as _, Mode, Options, Report, Shown, Wave, look, plan_for, run,
+    scope_of,
 };
 use crate::host::linux::secrets::Secrets;
 use crate::host::linux::{LinuxHost, router};
+use crate::host::{Host as _, Scope};
 use crate::manifest::{self, OneFile};
-use crate::model::{Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest};
+use crate::model::{
+    Actual, Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest,
+};
 use crate::plan::changes::{Changes, Warned};
 use crate::resolve::{Drawn, Ids, Source};
 
@@ -34,6 +38,8 @@ pub struct Session {
     pub invalid: bool,
     /// The folder of manifests, absolute.
     pub folder: PathBuf,
+    /// What a command has seen of its repository on the way.
+    pub seen: Option<(Guid, Actual)>,
     began: Instant,
 }
 
@@ -146,6 +152,7 @@ impl Session {
             source,
             invalid: invalid && !emptied,
             folder: folder.source,
+            seen: None,
             began,
         })
     }
@@ -170,6 +177,7 @@ impl Session {
             source,
             invalid: false,
             folder: PathBuf::new(),
+            seen: None,
             began: Instant::now(),
         })
     }
@@ -183,6 +191,12 @@ impl Session {
             *self = Self::open(self.layout.clone(), meant)?;
         }
         Ok(())
+    }
+
+    /// Remembers what was seen of a repository on the way, with what is at hand now.
+    pub fn sees(&mut self, guid: Guid, seen: Actual) {
+        let secrets = self.host.at_hand();
+        self.seen = Some((guid, Actual { secrets, ..seen }));
     }
 
     /// One look, without locks.
@@ -252,12 +266,18 @@ impl Session {
 
     /// Runs what was shown, and nothing worse.
     pub async fn run(&self, shown: Option<Shown>, how: &How) -> Report {
+        self.run_from(None, shown, how).await
+    }
+
+    /// The same from a look of a moment ago, with as much in it as is worked on.
+    async fn run_from(&self, first: Option<Box<Wave>>, shown: Option<Shown>, how: &How) -> Report {
         let interrupt = Interrupt::listen();
         let options = Options {
             shown,
             limit: how.limit,
             cancel: interrupt.token(),
             only: how.only,
+            first,
             keep_routes: how.keep_routes,
         };
         let locks = self.locks(how.lock_wait);
@@ -347,7 +367,24 @@ impl Session {
         done: &str,
         already: &str,
     ) -> anyhow::Result<u8> {
-        let mut shown = self.look().await;
+        self.carry_out_saying(guid, |_| done.to_owned(), already)
+            .await
+    }
+
+    /// The same, where what is to be said at its end depends on what came of it.
+    pub async fn carry_out_saying(
+        &self,
+        guid: Option<Guid>,
+        done: impl FnOnce(&Wave) -> String,
+        already: &str,
+    ) -> anyhow::Result<u8> {
+        let only = guid.unwrap_or(NOBODY);
+        let scope = scope_of(Some(only), &self.source);
+        let seen = match &self.seen {
+            Some((of, seen)) if scope == Scope::Repository(*of) => seen.clone(),
+            _ => self.host.observe(scope).await,
+        };
+        let mut shown = plan_for(&self.host, &self.source, &self.ids, seen, scope).await;
         // Of a command everything else stays as it is.
         let mine = |object: &Object| match object {
             Object::Datastore | Object::Machine => true,
@@ -362,14 +399,17 @@ impl Session {
             return Ok(0);
         }
         let how = How {
-            only: Some(guid.unwrap_or(NOBODY)),
+            only: Some(only),
             ..How::default()
         };
-        let mut report = self.run(Some(Shown::of(&shown.plan)), &how).await;
+        let bound = Shown::of(&shown.plan);
+        let mut report = self
+            .run_from(Some(Box::new(shown)), Some(bound), &how)
+            .await;
         report.last.plan.blocked.retain(|object, _| mine(object));
         report.last.plan.steps.retain(|step| mine(&step.object()));
         if report.in_sync() {
-            output::say(&format!("{done}\n"));
+            output::say(&format!("{}\n", done(&report.last)));
         } else {
             self.say(&report);
         }

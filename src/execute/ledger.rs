@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{Busy, Performed, Report, Wave};
-use crate::host::Done;
+use crate::host::{Done, Scope};
 use crate::model::{Actual, Blocked, Guid, Object, Part, Repository, Step};
 use crate::plan::{Plan, Share, Tried, Undone};
 
@@ -33,6 +33,8 @@ pub(super) struct Entries {
     pub(super) undone: Undone,
     pub(super) busy: Vec<(Object, Busy)>,
     pub(super) interrupted: bool,
+    /// The last look at the one repository that is worked on, once all is done.
+    pub(super) last: Option<Wave>,
 }
 
 impl Default for Shared {
@@ -78,10 +80,11 @@ impl Shared {
     }
 
     /// Takes what was seen of a repository for what it is.
-    pub(super) fn saw(&self, look: u64, actual: &Actual, share: Share) {
+    pub(super) fn saw(&self, look: u64, actual: &Actual, share: Share, scope: Scope) {
         let mut state = self.state();
         let all = actual.repositories.known().into_iter().flatten();
-        for (guid, repo) in all.filter(|(guid, _)| share.covers(&Object::Repository(**guid))) {
+        let mine = |guid: Guid| share.covers(&Object::Repository(guid)) && scope.covers(guid);
+        for (guid, repo) in all.filter(|(guid, _)| mine(**guid)) {
             let newer = state.seen.get(guid).is_none_or(|(last, _)| *last < look);
             if newer {
                 state.seen.insert(*guid, (look, repo.clone()));
@@ -92,10 +95,18 @@ impl Shared {
         }
     }
 
+    /// Whether something may run in the repository, as far as was seen.
+    pub(super) fn may_serve(&self, guid: Guid) -> bool {
+        let state = self.state();
+        let seen = state.seen.get(&guid);
+        seen.is_none_or(|(_, repo)| !repo.daemon.is_absent())
+    }
+
     pub(super) fn settled(&self, share: Share, plan: &Plan) {
         let mut state = self.state();
         state.standing.retain(|object, _| !share.covers(object));
         let blocked = plan.blocked.iter();
+        let blocked = blocked.filter(|(object, _)| share.covers(object));
         let blocked = blocked.map(|(object, why)| (object.clone(), why.clone()));
         state.standing.extend(blocked);
     }
@@ -126,6 +137,19 @@ impl Ledger {
         let entries = self.entries();
         let mut performed = entries.performed.iter();
         performed.any(|one| share.covers(&one.step.object()))
+    }
+
+    /// Whether a step changed something that routes may lead to.
+    pub(super) fn may_have_routed(&self) -> bool {
+        let entries = self.entries();
+        let changed = |one: &&Performed| one.outcome != Ok(Done::Already);
+        let mut performed = entries.performed.iter().filter(changed);
+        performed.any(|one| one.step.may_route())
+    }
+
+    /// The last look at the one repository that is worked on, once all is done.
+    pub(super) fn take_last(&self) -> Option<Wave> {
+        self.entries().last.take()
     }
 
     /// Whether nothing ended the run.

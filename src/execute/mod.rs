@@ -78,6 +78,12 @@ impl Wave {
         }
     }
 
+    /// Whether a change of the repository is tried on a copy of it.
+    fn tries(&self, guid: Guid) -> bool {
+        let mut tried = self.desired.trials.values();
+        tried.any(|parent| *parent == guid)
+    }
+
     /// What the plan changes, object by object.
     pub fn changes(&self) -> Changes {
         changes(&self.desired, &self.actual, &self.plan)
@@ -143,8 +149,11 @@ pub struct Options {
     pub limit: Option<Duration>,
     /// Told to end: it does so before the next step.
     pub cancel: CancellationToken,
-    /// The one repository that is worked on.
+    /// The one repository that is worked on: nothing of others is looked at but their
+    /// records and images.
     pub only: Option<Guid>,
+    /// A look of a moment ago, with as much in it as the run itself would look at.
+    pub first: Option<Box<Wave>>,
     /// Whether the routes stay as they are: what starts or stops with its machine shows
     /// nothing by it.
     pub keep_routes: bool,
@@ -164,15 +173,35 @@ pub trait Progress: Send + Sync {
 pub struct Silent;
 impl Progress for Silent {}
 
-/// Looks once and plans, without any lock.
+/// Looks once at everything and plans, without any lock.
 pub async fn look<H: Host>(host: &H, source: &Source, ids: &Ids) -> Wave {
-    let actual = host.observe(Scope::All).await;
-    let desired = resolve(source, &actual, ids, host, Scope::All).await;
+    let seen = host.observe(Scope::All).await;
+    plan_for(host, source, ids, seen, Scope::All).await
+}
+
+/// The plan for what was seen.
+pub async fn plan_for<H: Host>(
+    host: &H,
+    source: &Source,
+    ids: &Ids,
+    actual: Actual,
+    scope: Scope,
+) -> Wave {
+    let desired = resolve(source, &actual, ids, host, scope).await;
     let plan = plan(&desired, &actual, &Limits::NONE, Share::All);
     Wave {
         desired,
         actual,
         plan,
+    }
+}
+
+/// How much a run looks at that works on this one repository, or on all.
+pub fn scope_of(only: Option<Guid>, source: &Source) -> Scope {
+    match only {
+        // What is open in it is seen by a closer look alone.
+        Some(guid) if source.store.is_none() => Scope::Repository(guid),
+        _ => Scope::All,
     }
 }
 
@@ -199,17 +228,34 @@ pub async fn run<H: Host, L: Locking>(
     let mut retires: Option<BTreeSet<Object>> =
         options.shown.as_ref().map(|shown| shown.retires.clone());
     let mut last = None;
+    let mut first = options.first.as_deref().cloned();
     for _ in 0..MOST_ROUNDS {
         let changed = ledger.changed();
-        reconciler.base().await;
-        let wave = reconciler.survey(retires.as_ref()).await;
+        let wave = match first.take() {
+            Some(wave) => wave,
+            None => reconciler.survey(retires.as_ref()).await,
+        };
+        let base = Share::Base;
+        let mut steps = wave.plan.steps.iter();
+        let wave = match steps.any(|step| base.covers(&step.object())) {
+            true => {
+                reconciler.base().await;
+                reconciler.survey(retires.as_ref()).await
+            }
+            // What everything stands on is as it should be.
+            false => {
+                shared.settled(base, &wave.plan);
+                wave
+            }
+        };
         let retires = retires.get_or_insert_with(|| wave.plan.retires.clone());
         if !ledger.is_open() || options.cancel.is_cancelled() || wave.plan.steps.is_empty() {
             last = Some(wave);
             break;
         }
         reconciler.everything(&wave, retires).await;
-        if ledger.changed() == changed {
+        last = ledger.take_last();
+        if last.is_some() || ledger.changed() == changed {
             break;
         }
     }
@@ -268,7 +314,16 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             loop {
                 tokio::select! {
                     biased;
-                    () = rested.notified() => drop(self.routes(retires).await),
+                    () = rested.notified() => {
+                        // What concerns one closed image alone is nobody's route.
+                        let mut only = self.options.only.into_iter();
+                        let quiet = only.any(|guid| {
+                            !self.ledger.may_have_routed() && !self.shared.may_serve(guid)
+                        });
+                        if !quiet {
+                            self.routes(retires).await;
+                        }
+                    }
                     () = all_done.cancelled() => break,
                 }
             }

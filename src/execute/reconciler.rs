@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Busy, Held, Ledger, Lock, Locking, Mode, Options, Performed, Progress, Shared, Wave, failed,
+    scope_of,
 };
 use crate::host::{Blame, Cx, Done, Host, Scope, StepError};
 use crate::model::{
@@ -182,9 +183,17 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         }
     }
 
-    /// Looks at everything and plans everything, without locks.
+    /// Looks at everything that is worked on and plans it, without locks.
     pub async fn survey(&self, retires: Option<&BTreeSet<Object>>) -> Wave {
-        self.look(Share::All, Scope::All, retires).await
+        let scope = scope_of(self.options.only, self.source);
+        let wave = self.look(Share::All, scope, retires).await;
+        match self.options.only {
+            // With what is tried goes the copy on which it is.
+            Some(guid) if scope != Scope::All && wave.tries(guid) => {
+                self.look(Share::All, Scope::All, retires).await
+            }
+            _ => wave,
+        }
     }
 
     /// Takes one repository through its waves, until nothing is left to do or
@@ -236,6 +245,10 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             self.shared.settled(share, &wave.plan);
             rest.see(&wave, share);
             if wave.plan.steps.is_empty() {
+                let only = self.options.only == Some(guid) && !wave.tries(guid);
+                if only && wave.plan.in_sync() && wave.plan.more.is_empty() {
+                    self.ledger.entries().last = Some(wave);
+                }
                 return rest;
             }
             match self.perform_all(&wave, held, share).await {
@@ -290,8 +303,13 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
             locks: vec![lock],
             _permit: None,
         };
+        // Others were not looked at where one repository is worked on.
+        let scope = match self.options.only {
+            Some(_) => Scope::All,
+            None => Scope::Records,
+        };
         for _ in 0..MOST_WAVES {
-            let wave = self.look(share, Scope::Records, Some(retires)).await;
+            let wave = self.look(share, scope, Some(retires)).await;
             self.shared.settled(share, &wave.plan);
             rest.see(&wave, share);
             if wave.plan.steps.is_empty() {
@@ -318,13 +336,15 @@ impl<H: Host, L: Locking> Reconciler<'_, H, L> {
         let look = self.shared.looks();
         let mut actual = self.host.observe(scope).await;
         match share {
-            Share::All | Share::Repository(_) => self.shared.saw(look, &actual, share),
+            Share::All | Share::Repository(_) => {
+                self.shared.saw(look, &actual, share, scope);
+            }
             Share::Base | Share::Routes => {}
         }
         let desired = resolve(self.source, &actual, self.ids, self.host, scope).await;
         let (tried, undone, standing, busy) = {
             let state = self.shared.state();
-            if share == Share::Routes {
+            if share == Share::Routes && scope != Scope::All {
                 remember(&mut actual, &state.seen);
             }
             // What others say; its own words it finds anew.

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 
 use super::create::identity;
 use super::network::{self, Network};
-use super::{absent, carry_out, find, records};
+use super::{absent, find, records};
 use crate::cli::Failure;
 use crate::cli::session::Session;
-use crate::host::{Host as _, Scope};
+use crate::execute::Wave;
 use crate::model::{Act, Layout, Lineage, Name, Snapshot};
 
 /// Copy a repository in a moment, whatever its size; it may run meanwhile
@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Exit code 3 where the source is absent or the target is there.
 pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
-    let session = Session::command(layout)?;
+    let mut session = Session::command(layout)?;
     let actual = records(&session).await;
     let source = &args.source;
     let parent = find(&actual, source, false)?.ok_or_else(|| absent(&actual, source))?;
@@ -70,21 +70,22 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         expires: ttl.map(|ttl| jiff::Timestamp::now() + ttl),
         autostart: args.autostart,
     };
-    let seen = session.host.observe(Scope::Repository(parent.guid)).await;
-    let sealed = seen
-        .repository(parent.guid)
-        .is_ok_and(|repo| repo.storage.is_sealed() == Ok(true));
-    let shares = match sealed {
-        true => "; it shares the volume key of its parent, and opens with its passphrase",
-        false => "",
-    };
     let as_of = match args.snapshot {
         Some(at) => format!(" as of {}", Snapshot::shown(at)),
         None => String::new(),
     };
     let done = format!(
-        "{name} is a copy of {}{as_of} (guid {guid}, network {network}){shares}",
+        "{name} is a copy of {}{as_of} (guid {guid}, network {network})",
         parent.record.name
     );
-    carry_out(session, guid, act, &done, &done).await
+    session.source.acts.insert(guid, act);
+    let say = |wave: &Wave| {
+        let copy = wave.actual.repository(guid).unwrap_or_default();
+        let shares = match copy.storage.is_sealed() == Ok(true) {
+            true => "; it shares the volume key of its parent, and opens with its passphrase",
+            false => "",
+        };
+        format!("{done}{shares}")
+    };
+    session.carry_out_saying(Some(guid), say, &done).await
 }

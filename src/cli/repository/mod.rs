@@ -175,30 +175,35 @@ async fn open_with(
     found: &Found,
     passphrase: &passphrase::Args,
 ) -> Result<Session, Failure> {
-    let open = {
-        let seen = session.host.observe(Scope::Repository(found.guid)).await;
-        let repo = seen.repository(found.guid).unwrap_or_default();
-        let sealed = repo.storage.is_sealed() == Ok(true);
-        !sealed || repo.storage.mapper.known().is_some() || repo.key.known().is_some()
+    let needed = |repo: &Repository| {
+        let opens = repo.storage.mapper.known().is_some() || repo.key.known().is_some();
+        !opens || passphrase.is_said()
     };
-    match open && !passphrase.is_said() {
-        true => Ok(session),
-        false => with_passphrase(session, found, passphrase).await,
-    }
+    asked_for(session, found, passphrase, needed).await
 }
 
 /// With the passphrase that was typed, where it is encrypted.
 pub async fn with_passphrase(
-    mut session: Session,
+    session: Session,
     found: &Found,
     passphrase: &passphrase::Args,
 ) -> Result<Session, Failure> {
+    asked_for(session, found, passphrase, |_| true).await
+}
+
+async fn asked_for(
+    mut session: Session,
+    found: &Found,
+    passphrase: &passphrase::Args,
+    needed: impl FnOnce(&Repository) -> bool,
+) -> Result<Session, Failure> {
     let seen = session.host.observe(Scope::Repository(found.guid)).await;
     let repo = seen.repository(found.guid).unwrap_or_default();
-    if repo.storage.is_sealed() == Ok(true) {
+    if repo.storage.is_sealed() == Ok(true) && needed(&repo) {
         let secret = passphrase.read(found.record.name.as_str(), false)?;
         session.host = session.host.with_secrets(Secrets::typed(secret));
     }
+    session.sees(found.guid, seen);
     Ok(session)
 }
 

@@ -90,6 +90,11 @@ impl LinuxHost {
         }
     }
 
+    /// Which secrets are at hand; nothing is run or decrypted to find out.
+    pub fn at_hand(&self) -> BTreeMap<SecretRef, Part<()>> {
+        self.secrets.observe(&self.layout)
+    }
+
     /// The datastore's backing file.
     pub fn backing_file(&self) -> &std::path::Path {
         &self.backing_file
@@ -155,7 +160,7 @@ impl Host for LinuxHost {
             datastore,
             machine,
             repositories,
-            secrets: self.secrets.observe(layout),
+            secrets: self.at_hand(),
             foreign_networks,
             routes: routes::observe_records(layout),
             proxy,

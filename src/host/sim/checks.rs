@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
 use crate::model::{
-    Actual, ContainerState, Function, Guid, Made, MadeBy, Name, NetworkId, Object, OnFailure,
-    Patch, ProjectSpec, Record, Step, Verdict,
+    Actual, ContainerState, Function, Guid, Kept, Made, MadeBy, Name, NetworkId, Object, OnFailure,
+    Part, Patch, ProjectSpec, Record, Slots, Step, Verdict,
 };
 
 impl World {
@@ -90,7 +90,13 @@ impl World {
         let repo = self.actual.repository(guid).ok()?;
         let kept = repo.revisions.known()?.get(&project.name)?;
         let newest = kept.last()?;
-        let written = newest.spec.as_ref()?.files.digest() != project.files.digest();
+        // Where a revision that is kept has the same files, they may be from that one,
+        // which was to come back before.
+        let has_them = |kept: &Kept| {
+            let spec = kept.spec.as_ref();
+            spec.is_none_or(|spec| spec.files.digest() == project.files.digest())
+        };
+        let written = !kept.iter().any(has_them);
         let record = repo.record.known()?;
         // What comes back after a failure is no update.
         let comes_back = record.failed.contains_key(&project.name)
@@ -118,16 +124,30 @@ impl World {
         let record = repo.record.known()?;
         let verdict = record.verdict(&project.name, &project.hash);
         let all = repo.containers.known();
-        let mut runs = all
-            .and_then(|all| all.get(&project.name))
-            .into_iter()
-            .flatten();
-        let runs_already = runs.all(|(name, container)| {
-            let service = project.services.get(name);
-            service.is_some_and(|service| service.config_hash == container.config_hash)
+        let runs = all.and_then(|all| all.get(&project.name));
+        let runs_already = runs.is_some_and(|runs| {
+            !runs.is_empty()
+                && runs.iter().all(|(name, container)| {
+                    let service = project.services.get(name);
+                    service.is_some_and(|service| service.config_hash == container.config_hash)
+                })
         });
         let tried = was_well || runs_already || verdict == Some(&Verdict::Well);
         (project.fork_first && !tried).then(|| "it was not tried on a copy".to_owned())
+    }
+
+    /// What routes can lead to: what runs in each repository, and the addresses there.
+    pub(super) fn routed(&self) -> BTreeMap<Guid, (Part<Slots>, Vec<String>)> {
+        let all = self.actual.repositories.known().into_iter().flatten();
+        let each = all.map(|(guid, repo)| {
+            let serves = repo.daemon.known().is_some_and(|daemon| daemon.serving);
+            let projects = repo.containers.known().filter(|_| serves);
+            let containers = projects.into_iter().flat_map(BTreeMap::values).flatten();
+            let runs = containers.filter(|(_, one)| one.state == ContainerState::Running);
+            let runs: Vec<String> = runs.map(|(name, _)| name.clone()).collect();
+            (*guid, (repo.mirror.clone(), runs))
+        });
+        each.filter(|(_, (_, runs))| !runs.is_empty()).collect()
     }
 
     /// Whether every container of a project is well.

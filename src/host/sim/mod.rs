@@ -225,6 +225,7 @@ impl World {
 
     /// What the step really does.
     fn happen(&mut self, step: &Step) {
+        let routed = (!step.may_route()).then(|| self.routed());
         let started = match step {
             Step::StartDaemon { guid, .. } => {
                 let daemon = self.actual.repo_mut(*guid).daemon.known();
@@ -325,6 +326,10 @@ impl World {
         }
         self.settle(step);
         self.check_after(step);
+        if routed.is_some_and(|routed| routed != self.routed()) {
+            let wrong = format!("{step}: routes lead elsewhere after it");
+            self.violations.push(wrong);
+        }
     }
 
     /// What a hook does here: its project has one container, or none.

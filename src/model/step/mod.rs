@@ -398,6 +398,42 @@ impl Step {
         )
     }
 
+    /// Whether something may run after it that did not, or no longer runs, or has
+    /// another address: not where it concerns no more than an image.
+    pub fn may_route(&self) -> bool {
+        !matches!(
+            self,
+            Step::ClearStaging(_)
+                | Step::Format { .. }
+                | Step::Fork { .. }
+                | Step::Snapshot { .. }
+                | Step::DropSnapshot { .. }
+                | Step::Thaw(_)
+                | Step::GrowFile { .. }
+                | Step::Attach(_)
+                | Step::GrowDevice(_)
+                | Step::Open { .. }
+                | Step::GrowMapper(_)
+                | Step::EnrolKey { .. }
+                | Step::CopyKey { .. }
+                | Step::DropKey(_)
+                | Step::Mount(_)
+                | Step::GrowFs(_)
+                | Step::Close(_)
+                | Step::Detach(_)
+                | Step::CleanFork(_)
+                | Step::Reserve { .. }
+                | Step::Record(
+                    _,
+                    Patch::Fork(_)
+                        | Patch::Cleaned
+                        | Patch::Autostart(_)
+                        | Patch::Expire(_)
+                        | Patch::Created
+                )
+        )
+    }
+
     /// Whether it only waits: it changes nothing, so no lock is held meanwhile
     /// and it can be left at any time.
     pub fn only_waits(&self) -> bool {

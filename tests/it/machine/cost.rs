@@ -8,9 +8,8 @@ use crate::guest::Guest as _;
 const TIMES: usize = 3;
 /// Renet may take so much longer to create one.
 const CREATE: f64 = 1.5;
-/// And so much longer to copy one and mount it: two commands, each of which starts,
-/// looks and remembers. An emulated processor makes much of that.
-const COPY: f64 = 2.5;
+/// And so much longer to copy one and mount it.
+const COPY: f64 = 1.5;
 
 /// What lies at the bottom of both.
 const FOLDER: &str = "/mnt/rediacc/repositories";
