@@ -286,6 +286,7 @@ fn machine(spec: &Fields, name: Option<&Name>, context: &Context) -> Option<Mach
         fields.finish();
         proxy
     });
+    let overcommit = spec.optional("overcommit", overcommit);
     let base_domain = spec.optional("baseDomain", text::<HostName>);
     spec.checked("variables", variables::check_name, variables::check_value);
     Some(Machine {
@@ -295,9 +296,20 @@ fn machine(spec: &Fields, name: Option<&Name>, context: &Context) -> Option<Mach
             Some(datastore) => Some(datastore?),
             None => None,
         },
+        overcommit,
         base_domain,
         proxy: proxy.unwrap_or_default(),
     })
+}
+
+/// How much more than there is may be promised, in hundredths.
+fn overcommit(node: &Node) -> Result<u32, String> {
+    let cure = "write how many times the room may be promised, from 1 to 100, like `2.0`";
+    let times: f64 = number(node, cure)?;
+    match (1.0..=100.0).contains(&times) {
+        true => Ok((times * 100.0).round() as u32),
+        false => Err(cure.to_owned()),
+    }
 }
 
 fn moved(node: &Node) -> Result<MovedFrom, String> {

@@ -210,6 +210,8 @@ pub struct Machine {
     pub name: Name,
     /// The datastore, where one is to be made.
     pub datastore: Option<MachineDatastore>,
+    /// How much more than there is may be promised to repositories, in hundredths.
+    pub overcommit: Option<u32>,
     /// What automatic hosts end with.
     pub base_domain: Option<HostName>,
     /// The reverse proxy.

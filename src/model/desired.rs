@@ -22,6 +22,8 @@ pub struct Desired {
     pub owner: Owner,
     /// The machine's name, where a Machine manifest gives one.
     pub machine: Option<Name>,
+    /// How much more than there is may be promised to repositories, in hundredths.
+    pub overcommit: Option<u32>,
     /// The datastore, where a Machine manifest describes one.
     pub datastore: Option<DatastoreSpec>,
     /// The proxy, where routes need one.

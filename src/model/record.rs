@@ -551,6 +551,9 @@ pub struct MachineRecord {
     /// Who declares the Machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// How much more than there is may be promised to repositories, in hundredths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overcommit: Option<u32>,
     /// The lowest network id that was never given out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_network: Option<NetworkId>,

@@ -196,6 +196,7 @@ impl Script<'_> {
         self.want(Step::ClaimMachine {
             name,
             owner: self.desired.owner.clone(),
+            overcommit: self.desired.overcommit,
         })
     }
 

@@ -423,7 +423,8 @@ impl Script<'_> {
         self.want(Step::Detach(volume))
     }
 
-    /// What all images promise, and a reserve, must fit the datastore.
+    /// What all images promise, and a reserve, must fit the datastore, or what the
+    /// Machine says may be promised; then what is really free counts too.
     fn has_room(&self, wanted: Size) -> Result<(), Stop> {
         const RESERVE_PERCENT: u64 = 5; // BTRFS needs unallocated space to free any
         let Some(total) = self.scratch.datastore.storage.file.get()? else {
@@ -435,8 +436,27 @@ impl Script<'_> {
                 promised += image.known().map_or(0, |size| size.as_bytes());
             }
         }
-        let usable = total.as_bytes() / 100 * (100 - RESERVE_PERCENT);
-        let free = usable.saturating_sub(promised);
+        let percent = total.as_bytes() / 100;
+        let usable = percent * (100 - RESERVE_PERCENT);
+        // A command has no manifest: what the last one said is noted.
+        let noted = self.scratch.machine.known();
+        let overcommit = match &self.desired.machine {
+            Some(_) => self.desired.overcommit,
+            None => noted.and_then(|noted| noted.overcommit),
+        };
+        let free = match overcommit {
+            None => usable.saturating_sub(promised),
+            Some(hundredths) => {
+                let most = usable / 100 * u64::from(hundredths);
+                let really = self.scratch.datastore.free.known();
+                let little = really.is_some_and(|free| free.as_bytes() < percent * RESERVE_PERCENT);
+                if little {
+                    0
+                } else {
+                    most.saturating_sub(promised)
+                }
+            }
+        };
         if wanted.as_bytes() > free {
             return Err(Stop::Block(Blocked::NoRoom {
                 wanted,

@@ -59,6 +59,10 @@ pub async fn resolve<D: ComposeDoor>(
             .machine
             .as_ref()
             .map(|machine| machine.name.clone()),
+        overcommit: manifests
+            .machine
+            .as_ref()
+            .and_then(|machine| machine.overcommit),
         datastore: {
             let said = manifests.machine.as_ref();
             let said = said.and_then(|machine| Some(machine.datastore.as_ref()?.size));

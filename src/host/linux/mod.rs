@@ -243,7 +243,11 @@ impl LinuxHost {
             Step::CloseDatastore(by) => datastore::close(layout, by.as_ref()),
             Step::KeepReserve(size) => datastore::keep_reserve(layout, *size),
             Step::GiveReserve => datastore::give_reserve(layout),
-            Step::ClaimMachine { name, owner } => records::claim_machine(layout, name, owner),
+            Step::ClaimMachine {
+                name,
+                owner,
+                overcommit,
+            } => records::claim_machine(layout, name, owner, *overcommit),
             Step::SuspendMachine(by) => records::suspend_machine(layout, by.as_ref()),
             Step::Reserve {
                 guid,

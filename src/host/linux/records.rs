@@ -151,10 +151,12 @@ pub(super) fn claim_machine(
     layout: &Layout,
     name: &Name,
     owner: &Owner,
+    overcommit: Option<u32>,
 ) -> Result<Done, StepError> {
     let mut record = readable(machine(layout))?.unwrap_or_default();
     record.name = Some(name.clone());
     record.owner = Some(owner.clone());
+    record.overcommit = overcommit;
     write_machine(layout, &record)
 }
 

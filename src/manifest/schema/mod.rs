@@ -188,6 +188,12 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "Datastore")]
     pub datastore: Option<Datastore>,
+    /// How many times the room of the datastore the sizes of all repositories may come
+    /// to; left out, they must fit. Sizes are promises: only what is written takes room.
+    /// Nothing new is promised while less than a twentieth of the room is really free.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "f64", range(min = 1.0, max = 100.0), example = 2.0)]
+    pub overcommit: Option<f64>,
     /// What the hosts of automatic routes end with.
     #[serde(default, skip_serializing_if = "nothing")]
     #[schemars(with = "HostName")]

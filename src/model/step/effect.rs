@@ -187,11 +187,16 @@ impl Step {
             Step::CloseDatastore(closed) => a.datastore.closed = closed.clone().into(),
             Step::KeepReserve(size) => a.datastore.reserve = Part::Known(*size),
             Step::GiveReserve => a.datastore.reserve = Part::Absent,
-            Step::ClaimMachine { name, owner } => {
+            Step::ClaimMachine {
+                name,
+                owner,
+                overcommit,
+            } => {
                 a.machine.or_known(MachineRecord::default());
                 if let Part::Known(machine) = &mut a.machine {
                     machine.name = Some(name.clone());
                     machine.owner = Some(owner.clone());
+                    machine.overcommit = *overcommit;
                 }
             }
             Step::SuspendMachine(suspension) => {

@@ -75,8 +75,14 @@ impl Step {
                 let machine = a.machine.get()?;
                 machine.and_then(|machine| machine.suspended.as_ref()) == suspension.as_ref()
             }
-            Step::ClaimMachine { name, owner } => a.machine.get()?.is_some_and(|machine| {
-                machine.name.as_ref() == Some(name) && machine.owner.as_ref() == Some(owner)
+            Step::ClaimMachine {
+                name,
+                owner,
+                overcommit,
+            } => a.machine.get()?.is_some_and(|machine| {
+                machine.name.as_ref() == Some(name)
+                    && machine.owner.as_ref() == Some(owner)
+                    && machine.overcommit == *overcommit
             }),
             Step::Reserve { guid, .. } => a.repo(*guid, &absent)?.record.get()?.is_some(),
             Step::Record(guid, patch) => a

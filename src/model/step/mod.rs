@@ -146,12 +146,14 @@ pub enum Step {
     KeepReserve(Size),
     /// Gives it back.
     GiveReserve,
-    /// Notes the machine's name and who declares it.
+    /// Notes what its manifest says of the machine, and who declares it.
     ClaimMachine {
         /// Its name.
         name: Name,
         /// Who declares it.
         owner: Owner,
+        /// How much more than there is may be promised, in hundredths.
+        overcommit: Option<u32>,
     },
     /// Notes that the whole machine is to be left alone, or no longer.
     SuspendMachine(Option<Suspension>),

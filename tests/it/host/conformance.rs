@@ -162,6 +162,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
             http: port,
             ..Proxy::default()
         },
+        overcommit: None,
         base_domain: None,
         variables: BTreeMap::new(),
     };

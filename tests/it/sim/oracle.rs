@@ -134,6 +134,7 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         labelled: false,
         owner: owner(),
         machine: None,
+        overcommit: None,
         datastore: None,
         proxy: None,
         repositories: BTreeMap::from([(guid(), spec)]),

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
-use renet::execute::Options;
+use renet::execute::{Options, Report};
 use renet::host::sim::Unreadable;
+use renet::manifest::Machine;
 use renet::model::{
     Act, Blocked, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
 };
@@ -316,4 +317,46 @@ fn l28_with_no_byte_free_a_deletion_gives_the_reserve_back_first() {
     lab.host.world().actual.datastore.free = Part::Known(Size::mib(2048));
     lab.run(&folder(0)).unwrap();
     assert!(reserve().known().is_some());
+}
+
+#[test]
+fn l30_more_is_promised_than_there_is_only_where_the_machine_says_so() {
+    let lab = Lab::at_rest(&folder(1));
+    let guid = lab.guid("r0");
+    let mut large = Repo::with(&[0]);
+    large.size = 4000;
+    let wanted = folder(1).with(1, large);
+    let twice = |wanted: &Folder| {
+        let mut source = lab.source(wanted);
+        let mut manifests = wanted.manifests();
+        let machine = (**manifests.machine.as_ref().unwrap()).clone();
+        let overcommit = Some(200);
+        manifests.machine = Some(
+            Machine {
+                overcommit,
+                ..machine
+            }
+            .into(),
+        );
+        source.manifests = manifests.into();
+        lab.run_source(&source, Options::default()).unwrap()
+    };
+    let other = |report: &Report| {
+        let mut all = report.last.plan.blocked.iter();
+        all.any(|(_, why)| matches!(why, Blocked::NoRoom { .. }))
+    };
+    assert!(other(&lab.run(&wanted).unwrap()));
+    let report = twice(&wanted);
+    assert!(report.in_sync(), "{:?}", report.last.plan);
+    assert!(twice(&wanted).performed.is_empty());
+    // A command has no manifest, and keeps to what the last one said.
+    let grow = |mib| lab.act(guid, Act::Expand(Size::mib(mib))).unwrap();
+    assert!(!other(&grow(1000)));
+    assert!(other(&grow(5000)));
+    // Nothing is promised where too little is really free.
+    lab.host.world().actual.datastore.free = Part::Known(Size::mib(100));
+    assert!(other(&grow(1100)));
+    lab.host.world().actual.datastore.free = Part::Known(Size::mib(2048));
+    assert!(lab.run(&wanted).unwrap().in_sync());
+    assert!(other(&grow(1100)));
 }

@@ -194,6 +194,7 @@ impl Folder {
                 http: 8088,
                 ..Proxy::default()
             },
+            overcommit: None,
             base_domain: None,
             variables: BTreeMap::new(),
         });

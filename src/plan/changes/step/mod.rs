@@ -76,11 +76,16 @@ pub(super) fn explain(
             drift("emergency reserve", "given back", Some(&size.to_string()))
         }
         Step::GiveReserve => one("emergency reserve", Some("kept".to_owned()), None),
-        Step::ClaimMachine { name, .. } => {
-            let was = before
-                .machine
-                .known()
-                .and_then(|machine| machine.name.clone());
+        Step::ClaimMachine {
+            name, overcommit, ..
+        } => {
+            let noted = before.machine.known();
+            let promised = noted.and_then(|machine| machine.overcommit);
+            if promised != *overcommit && noted.is_some_and(|machine| machine.name.is_some()) {
+                let times = |hundredths: u32| format!("{} times", f64::from(hundredths) / 100.0);
+                return one("overcommit", promised.map(times), overcommit.map(times));
+            }
+            let was = noted.and_then(|machine| machine.name.clone());
             match was {
                 Some(was) if was == *name => Explained::default(),
                 None => Explained {
