@@ -50,6 +50,7 @@ mod machine {
     mod boot;
     mod cost;
     mod luks;
+    mod power;
     mod reference;
     mod story;
     mod vm;

@@ -7,7 +7,7 @@ set -euo pipefail
 packages() {
   local missing=() package
   for package in mmdebstrap debian-archive-keyring cpio gzip xz-utils e2fsprogs openssh-client \
-    qemu-utils systemd-container pebble; do
+    qemu-utils nbdkit systemd-container pebble; do
     installed "$package" || missing+=("$package")
   done
   apt_install "${missing[@]}"

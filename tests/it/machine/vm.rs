@@ -15,17 +15,42 @@ use crate::guest::{Guest, RENET, built};
 /// The size that tests/machine/vm.sh wants of what is handed over.
 const HANDED: u64 = 256 << 20;
 
+/// What the disk that forgets is called, and its size in bytes.
+pub const FORGETS: &str = "/dev/disk/by-id/virtio-forgets";
+const FORGETFUL: u64 = 6 << 30;
+
 /// A virtual machine of its own, which ends with its value.
 pub struct Machine {
     built: PathBuf,
     folder: TempDir,
     port: u16,
     qemu: Option<Child>,
+    /// Whether it has a disk that forgets, and what serves that.
+    forgets: bool,
+    disk: Option<Child>,
 }
 
 impl Machine {
     /// One that has booted already, in seconds.
     pub fn boot() -> Self {
+        let mut machine = Self::off(false);
+        machine.power_on(&["-loadvm", "booted"], Duration::from_secs(60));
+        machine.hand_over();
+        machine
+    }
+
+    /// One whose disk [`FORGETS`] loses at a power cut whatever was written to it
+    /// since it was told last to flush.
+    pub fn boot_with_a_disk_that_forgets() -> Self {
+        let mut machine = Self::off(true);
+        let disk = File::create(machine.folder.path().join("forgets.raw")).unwrap();
+        disk.set_len(FORGETFUL).unwrap();
+        machine.start();
+        machine.hand_over();
+        machine
+    }
+
+    fn off(forgets: bool) -> Self {
         let built = built();
         let folder = TempDir::with_prefix_in("vm-", built.parent().unwrap()).unwrap();
         for disk in ["system.qcow2", "data.qcow2"] {
@@ -36,21 +61,25 @@ impl Machine {
         assert!(size <= HANDED, "renet is larger than what is handed over");
         let handed = File::options().write(true).open(handed).unwrap();
         handed.set_len(HANDED).unwrap();
-        let mut machine = Self {
+        Self {
             built,
             folder,
             port: 0,
             qemu: None,
-        };
-        machine.power_on(&["-loadvm", "booted"], Duration::from_secs(60));
-        machine.sh(&format!(
+            forgets,
+            disk: None,
+        }
+    }
+
+    fn hand_over(&self) {
+        let size = fs::metadata(env!("CARGO_BIN_EXE_renet")).unwrap().len();
+        self.sh(&format!(
             "dd if=/dev/vdc of={RENET} bs=1M count={} iflag=direct status=none
              truncate -s {size} {RENET}
              chmod 755 {RENET}
              sync {RENET}",
             size.div_ceil(1 << 20)
         ));
-        machine
     }
 
     /// Boots it from its disks.
@@ -58,8 +87,13 @@ impl Machine {
         self.power_on(&[], Duration::from_secs(180));
     }
 
-    /// Takes its power away: what it has not yet flushed is lost.
+    /// Takes its power away: what lies in its memory is lost, and what a disk that
+    /// forgets was not told to flush.
     pub fn power_off_hard(&mut self) {
+        if let Some(mut disk) = self.disk.take() {
+            disk.kill().unwrap();
+            disk.wait().unwrap();
+        }
         if let Some(mut qemu) = self.qemu.take() {
             qemu.kill().unwrap();
             qemu.wait().unwrap();
@@ -84,11 +118,16 @@ impl Machine {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         self.port = listener.local_addr().unwrap().port();
         drop(listener);
+        let more = match self.forgets {
+            true => self.serve_disk(),
+            false => Vec::new(),
+        };
         let said = File::create(self.folder.path().join("qemu.log")).unwrap();
         let qemu = Command::new("tests/machine/vm.sh")
             .args([self.built.as_path(), self.folder.path()])
             .arg(self.port.to_string())
             .args(options)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(said.try_clone().unwrap())
             .stderr(said)
@@ -99,6 +138,35 @@ impl Machine {
             self.still_boots(began + longest);
         }
         self.booted(began);
+    }
+
+    /// Serves the disk that forgets: what is not flushed lies in a file of the server,
+    /// which goes with it. Returns the options by which the machine has it.
+    fn serve_disk(&mut self) -> Vec<String> {
+        let socket = self.folder.path().join("forgets");
+        let _ = fs::remove_file(&socket);
+        let server = Command::new("nbdkit")
+            .args(["--foreground", "--exit-with-parent", "--filter=cache"])
+            .arg("--unix")
+            .arg(&socket)
+            .arg("file")
+            .arg(self.folder.path().join("forgets.raw"))
+            .arg("cache=writeback")
+            .stdin(Stdio::null())
+            .spawn();
+        self.disk = Some(server.unwrap());
+        let end = Instant::now() + Duration::from_secs(20);
+        while !socket.exists() {
+            assert!(Instant::now() < end, "the disk is not served");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let path = socket.display();
+        vec![
+            "-blockdev".to_owned(),
+            format!("driver=nbd,node-name=forgets,server.type=unix,server.path={path}"),
+            "-device".to_owned(),
+            "virtio-blk-pci,drive=forgets,serial=forgets".to_owned(),
+        ]
     }
 
     /// Waits a moment; panics with what there is to read where it cannot come.
