@@ -395,6 +395,42 @@ async fn a_mount_in_use_stays_and_says_who_uses_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn l29_a_journal_that_a_failed_unmount_left_is_replayed() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.open_datastore().await;
+    machine.open_repository().await;
+    // What is made to last is in the journal first, and only there.
+    let inside = machine.layout().mount(guid()).join("acknowledged");
+    fs::write(&inside, "data").unwrap();
+    fs::File::open(&inside).unwrap().sync_all().unwrap();
+    let image = machine.layout().image(guid());
+    let copy = image.with_file_name("as-it-was");
+    let run = |program: &str, args: &[&str], on: &std::path::Path| {
+        let done = Command::new(program).args(args).arg(on).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    fs::copy(&image, &copy).unwrap();
+    for step in [Step::Unmount(self::image()), Step::Detach(self::image())] {
+        machine.perform(&step).await.unwrap();
+    }
+    // As the kernel writes it where the last writes before an unmount failed.
+    run("debugfs", &["-w", "-R", "feature -needs_recovery"], &copy);
+    run("debugfs", &["-w", "-R", "set_super_value state 3"], &copy);
+    let said = run("dumpe2fs", &["-h"], &copy);
+    assert!(said.contains("clean with errors"), "{said}");
+    assert!(!said.contains("needs_recovery"), "{said}");
+    fs::rename(&copy, &image).unwrap();
+    for step in [Step::Attach(self::image()), Step::Mount(self::image())] {
+        machine.perform(&step).await.unwrap();
+    }
+    assert_eq!(fs::read_to_string(&inside).unwrap(), "data");
+    machine.is_gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn links_inside_an_image_lead_nowhere() {
     let Some(machine) = Machine::new() else {
         return;
