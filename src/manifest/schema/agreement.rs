@@ -92,7 +92,11 @@ impl Kind {
                 let steps = (most - least) / step + 1;
                 json!(least + step * dice.below(steps as usize) as u64)
             }
-            "number" => json!(dice.below(1024) as f64 + 0.25),
+            "number" => {
+                let bound = |keyword: &str, or: f64| node[keyword].as_f64().unwrap_or(or);
+                let (least, most) = (bound("minimum", 0.0).ceil(), bound("maximum", 1024.0));
+                json!(least + dice.below((most - least) as usize) as f64 + 0.25)
+            }
             "string" => match node["examples"].as_array() {
                 Some(examples) => pick(examples, dice),
                 None => json!("anything: \u{e9}"),
