@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{Action, Explained, Field};
 use crate::model::{
-    Actual, Desired, Guid, MadeBy, Part, Repository, RunState, Snapshot, Step, Volume,
+    Actual, Desired, Guid, MadeBy, Name, Part, Repository, RunState, Snapshot, Step, Volume,
 };
 use crate::plan::Plan;
 
@@ -80,25 +80,24 @@ pub(super) fn explain(
             name, overcommit, ..
         } => {
             let noted = before.machine.known();
-            let promised = noted.and_then(|machine| machine.overcommit);
-            if promised != *overcommit && noted.is_some_and(|machine| machine.name.is_some()) {
-                let times = |hundredths: u32| format!("{} times", f64::from(hundredths) / 100.0);
-                return one("overcommit", promised.map(times), overcommit.map(times));
-            }
             let was = noted.and_then(|machine| machine.name.clone());
-            match was {
-                Some(was) if was == *name => Explained::default(),
-                None => Explained {
-                    fields: vec![Field::new("name", None, Some(name.to_string()))],
-                    action: Some(Action::Create),
-                    because: Some("it has no name yet".to_owned()),
-                    ..Explained::default()
+            let promised = noted.and_then(|machine| machine.overcommit);
+            let times = |hundredths: u32| format!("{} times", f64::from(hundredths) / 100.0);
+            let text = |name: &Name| Some(name.to_string());
+            let name = (was.as_ref() != Some(name))
+                .then(|| Field::new("name", was.as_ref().and_then(text), text(name)));
+            let overcommit = (promised != *overcommit)
+                .then(|| Field::new("overcommit", promised.map(times), overcommit.map(times)));
+            let fields: Vec<Field> = name.into_iter().chain(overcommit).collect();
+            let is_new = was.is_none();
+            Explained {
+                because: match is_new {
+                    true => Some("it has no name yet".to_owned()),
+                    false => fields.first().map(Field::because),
                 },
-                was => one(
-                    "name",
-                    was.map(|was| was.to_string()),
-                    Some(name.to_string()),
-                ),
+                fields,
+                action: is_new.then_some(Action::Create),
+                ..Explained::default()
             }
         }
         Step::Reserve { network, .. } => Explained {
