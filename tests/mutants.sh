@@ -79,7 +79,7 @@ a trial of another change counts|src/resolve/trials.rs|s/Some(trial) => trial.re
 what comes after a trial is not shown|src/plan/repository.rs|s/self.foresee(spec, &spec.projects\[name\]);//
 nothing runs during a trial|src/plan/stand_in.rs|s/if stays || !waits \&\& /if stays || waits || /
 others' trials are spent|src/resolve/trials.rs|s/let ours = is_ours(source, copy) || /let ours = true || is_ours(source, copy) || /
-more is promised than was said|src/plan/image.rs|s/None => usable.saturating_sub(promised),/None => usable,/
+more is promised than was said|src/plan/image.rs|s/false => most.saturating_sub(promised),/false => most,/
 what is really free does not count|src/plan/image.rs|s/let little = /let little = false \&\& /
 what comes back and fails is waited for for ever|src/plan/stand_in.rs|s/&& \*hash == before.hash$/\&\& hash.as_str().is_empty()/
 an image is kept over a snapshot|src/plan/rewind.rs|s/Some(rewind) => self.with_room(guid, rewind)?.keep,/Some(rewind) => rewind.keep,/

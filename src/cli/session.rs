@@ -15,12 +15,10 @@ use super::render::Outcome;
 use super::{Failure, need_root, output, render};
 use crate::agent::{self, last_status};
 use crate::execute::{
-    FileLocks, Lock, Locking as _, Mode, Options, Report, Shown, Wave, look, plan_for, run,
-    scope_of,
+    FileLocks, Lock, Locking as _, Mode, Options, Report, Shown, Wave, look, look_for, run,
 };
 use crate::host::linux::secrets::Secrets;
 use crate::host::linux::{LinuxHost, router};
-use crate::host::{Host as _, Scope};
 use crate::manifest::{self, OneFile};
 use crate::model::{
     Actual, Asked, Blocked, Digest, Guid, Layout, Named, Object, Owner, Prune, suggest,
@@ -39,7 +37,7 @@ pub struct Session {
     /// The folder of manifests, absolute.
     pub folder: PathBuf,
     /// What a command has seen of its repository on the way.
-    pub seen: Option<(Guid, Actual)>,
+    seen: Option<(Guid, Actual)>,
     began: Instant,
 }
 
@@ -348,9 +346,7 @@ impl Session {
             ..How::default()
         };
         let mut report = self.run(None, &how).await;
-        let base = |object: &Object| matches!(object, Object::Datastore | Object::Machine);
-        report.last.plan.blocked.retain(|object, _| base(object));
-        report.last.plan.steps.retain(|step| base(&step.object()));
+        report.last.keep_only(&self.source, NOBODY);
         report
     }
 
@@ -379,21 +375,9 @@ impl Session {
         already: &str,
     ) -> anyhow::Result<u8> {
         let only = guid.unwrap_or(NOBODY);
-        let scope = scope_of(Some(only), &self.source);
-        let seen = match &self.seen {
-            Some((of, seen)) if scope == Scope::Repository(*of) => seen.clone(),
-            _ => self.host.observe(scope).await,
-        };
-        let mut shown = plan_for(&self.host, &self.source, &self.ids, seen, scope).await;
-        // Of a command everything else stays as it is.
-        let mine = |object: &Object| match object {
-            Object::Datastore | Object::Machine => true,
-            other if self.source.asked.suspend.contains_key(other) => true,
-            other => guid.is_some() && other.repository() == guid,
-        };
-        shown.plan.blocked.retain(|object, _| mine(object));
-        shown.plan.steps.retain(|step| mine(&step.object()));
-        shown.plan.more.retain(mine);
+        let seen = self.seen.as_ref().filter(|(of, _)| *of == only);
+        let seen = seen.map(|(_, seen)| seen.clone());
+        let shown = look_for(&self.host, &self.source, &self.ids, only, seen).await;
         if shown.plan.in_sync() && shown.plan.more.is_empty() {
             output::say(&format!("{already}\n"));
             return Ok(0);
@@ -406,8 +390,7 @@ impl Session {
         let mut report = self
             .run_from(Some(Box::new(shown)), Some(bound), &how)
             .await;
-        report.last.plan.blocked.retain(|object, _| mine(object));
-        report.last.plan.steps.retain(|step| mine(&step.object()));
+        report.last.keep_only(&self.source, only);
         if report.in_sync() {
             output::say(&format!("{}\n", done(&report.last)));
         } else {

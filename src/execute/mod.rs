@@ -84,6 +84,19 @@ impl Wave {
         tried.any(|parent| *parent == guid)
     }
 
+    /// Keeps of the plan what a command on one repository means: everything else stays
+    /// as it is.
+    pub fn keep_only(&mut self, source: &Source, only: Guid) {
+        let mine = |object: &Object| match object {
+            Object::Datastore | Object::Machine => true,
+            other if source.asked.suspend.contains_key(other) => true,
+            other => other.repository() == Some(only),
+        };
+        self.plan.blocked.retain(|object, _| mine(object));
+        self.plan.steps.retain(|step| mine(&step.object()));
+        self.plan.more.retain(mine);
+    }
+
     /// What the plan changes, object by object.
     pub fn changes(&self) -> Changes {
         changes(&self.desired, &self.actual, &self.plan)
@@ -180,7 +193,7 @@ pub async fn look<H: Host>(host: &H, source: &Source, ids: &Ids) -> Wave {
 }
 
 /// The plan for what was seen.
-pub async fn plan_for<H: Host>(
+async fn plan_for<H: Host>(
     host: &H,
     source: &Source,
     ids: &Ids,
@@ -196,8 +209,27 @@ pub async fn plan_for<H: Host>(
     }
 }
 
+/// What a command on one repository would do, from what was seen of it a moment ago,
+/// where that is given.
+pub async fn look_for<H: Host>(
+    host: &H,
+    source: &Source,
+    ids: &Ids,
+    only: Guid,
+    seen: Option<Actual>,
+) -> Wave {
+    let scope = scope_of(Some(only), source);
+    let seen = match seen {
+        Some(seen) => seen,
+        None => host.observe(scope).await,
+    };
+    let mut wave = plan_for(host, source, ids, seen, scope).await;
+    wave.keep_only(source, only);
+    wave
+}
+
 /// How much a run looks at that works on this one repository, or on all.
-pub fn scope_of(only: Option<Guid>, source: &Source) -> Scope {
+fn scope_of(only: Option<Guid>, source: &Source) -> Scope {
     match only {
         // What is open in it is seen by a closer look alone.
         Some(guid) if source.store.is_none() => Scope::Repository(guid),

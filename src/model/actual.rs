@@ -269,6 +269,11 @@ impl Repository {
         *self == Repository::default()
     }
 
+    /// Whether its daemon answers.
+    pub fn serves(&self) -> Result<bool, super::Stop> {
+        Ok(self.daemon.get()?.is_some_and(|daemon| daemon.serving))
+    }
+
     /// A time, from now on, of which it has no snapshot and is to get none.
     pub fn free_moment(&self, now: Timestamp) -> Timestamp {
         let all = self.snapshots.known();

@@ -116,12 +116,7 @@ impl Script<'_> {
                 if *close {
                     return self.close(guid, record.network);
                 }
-                let serves = self
-                    .repo(guid)?
-                    .daemon
-                    .get()?
-                    .is_some_and(|one| one.serving);
-                match serves {
+                match self.repo(guid)?.serves()? {
                     true => {
                         self.hooks_down(guid, record.network)?;
                         self.stop_projects(guid, record.network)

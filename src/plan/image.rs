@@ -424,7 +424,7 @@ impl Script<'_> {
     }
 
     /// What all images promise, and a reserve, must fit the datastore, or what the
-    /// Machine says may be promised; then what is really free counts too.
+    /// Machine says may be promised; as much as the reserve must really be free.
     fn has_room(&self, wanted: Size) -> Result<(), Stop> {
         const RESERVE_PERCENT: u64 = 5; // BTRFS needs unallocated space to free any
         let Some(total) = self.scratch.datastore.storage.file.get()? else {
@@ -444,18 +444,12 @@ impl Script<'_> {
             Some(_) => self.desired.overcommit,
             None => noted.and_then(|noted| noted.overcommit),
         };
-        let free = match overcommit {
-            None => usable.saturating_sub(promised),
-            Some(hundredths) => {
-                let most = usable / 100 * u64::from(hundredths);
-                let really = self.scratch.datastore.free.known();
-                let little = really.is_some_and(|free| free.as_bytes() < percent * RESERVE_PERCENT);
-                if little {
-                    0
-                } else {
-                    most.saturating_sub(promised)
-                }
-            }
+        let most = usable / 100 * u64::from(overcommit.unwrap_or(100));
+        let really = self.scratch.datastore.free.known();
+        let little = really.is_some_and(|free| free.as_bytes() < percent * RESERVE_PERCENT);
+        let free = match little {
+            true => 0,
+            false => most.saturating_sub(promised),
         };
         if wanted.as_bytes() > free {
             return Err(Stop::Block(Blocked::NoRoom {

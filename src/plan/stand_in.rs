@@ -113,7 +113,7 @@ impl Script<'_> {
                 Err(Stop::Block(Blocked::Unresolved(why)))
             }
             // A hook could not even be planned without its daemon.
-            Some(_) if !self.serves(guid)? => Err(Stop::Hidden),
+            Some(_) if !self.repo(guid)?.serves()? => Err(Stop::Hidden),
             Some(before) => {
                 // After what it starts is as the manifest said last.
                 let before = ProjectSpec {
@@ -132,11 +132,6 @@ impl Script<'_> {
             // It is read when it is needed.
             None => Err(Stop::Hidden),
         }
-    }
-
-    fn serves(&self, guid: Guid) -> Result<bool, Stop> {
-        let daemon = self.repo(guid)?.daemon.get()?.copied();
-        Ok(daemon.is_some_and(|daemon| daemon.serving))
     }
 
     /// As far as can be told without its manifest.

@@ -90,14 +90,14 @@ impl World {
         let repo = self.actual.repository(guid).ok()?;
         let kept = repo.revisions.known()?.get(&project.name)?;
         let newest = kept.last()?;
-        // Where a revision that is kept has the same files, they may be from that one,
-        // which was to come back before.
+        let record = repo.record.known()?;
         let has_them = |kept: &Kept| {
             let spec = kept.spec.as_ref();
-            spec.is_none_or(|spec| spec.files.digest() == project.files.digest())
+            spec.is_some_and(|spec| spec.files.digest() == project.files.digest())
         };
-        let written = !kept.iter().any(has_them);
-        let record = repo.record.known()?;
+        // After a failure they may be those of one that came back.
+        let failed = record.failed.contains_key(&project.name);
+        let written = !(has_them(newest) || failed && kept.iter().any(has_them));
         // What comes back after a failure is no update.
         let comes_back = record.failed.contains_key(&project.name)
             && kept.iter().any(|kept| kept.hash == project.hash);

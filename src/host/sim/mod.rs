@@ -77,6 +77,8 @@ pub struct World {
     pub ever_well: BTreeSet<std::net::Ipv4Addr>,
     /// How often each kind of step was performed.
     pub performed: BTreeMap<&'static str, usize>,
+    /// How much was looked at in this run, look by look.
+    pub looks: Vec<Scope>,
     /// Broken promises: any entry is a bug.
     pub violations: Vec<String>,
     /// How long steps take; without it no time passes.
@@ -152,6 +154,7 @@ impl World {
         self.acting = Some(acting);
         self.run += 1;
         self.dead = false;
+        self.looks.clear();
         self.actual.now += jiff::SignedDuration::from_secs(1);
     }
 
@@ -607,7 +610,10 @@ impl World {
 
 impl Host for SimHost {
     async fn observe(&self, scope: Scope) -> Actual {
-        let mut seen = self.world().seen();
+        let mut world = self.world();
+        world.looks.push(scope);
+        let mut seen = world.seen();
+        drop(world);
         for (guid, repo) in seen.repositories.known_mut().into_iter().flatten() {
             if !scope.covers(*guid) {
                 outline(repo);

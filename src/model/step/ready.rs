@@ -338,7 +338,7 @@ impl Step {
             }
             Step::FetchImages { guid, project, .. } | Step::Up { guid, project, .. } => {
                 let repo = a.repo(*guid, &absent)?;
-                ready_if(serves(repo)?, "its daemon does not serve")?;
+                ready_if(repo.serves()?, "its daemon does not serve")?;
                 let files = repo.files.get()?.and_then(|files| files.get(&project.name));
                 ready_if(
                     files.is_some_and(|files| files.digest == *project.files.digest()),
@@ -362,7 +362,7 @@ impl Step {
             }
             Step::Wait { guid, project, .. } => {
                 let repo = a.repo(*guid, &absent)?;
-                ready_if(serves(repo)?, "its daemon does not serve")?;
+                ready_if(repo.serves()?, "its daemon does not serve")?;
                 let there = repo
                     .containers
                     .get()?
@@ -370,7 +370,7 @@ impl Step {
                 ready_if(there || project.services.is_empty(), "it was not started")
             }
             Step::Down { guid, .. } | Step::Hook { guid, .. } => ready_if(
-                serves(a.repo(*guid, &absent)?)?,
+                a.repo(*guid, &absent)?.serves()?,
                 "its daemon does not serve",
             ),
             Step::StartProxy(_) | Step::StopProxy => {
@@ -389,10 +389,6 @@ fn names(a: &Actual, but: Guid) -> impl Iterator<Item = &Name> {
         .filter_map(|(_, repo)| repo.record.known())
         .filter(|record| record.is_live())
         .map(|record| &record.name)
-}
-
-fn serves(repo: &Repository) -> Result<bool, Stop> {
-    Ok(repo.daemon.get()?.is_some_and(|daemon| daemon.serving))
 }
 
 fn is_closed(repo: &Repository) -> Result<(), Stop> {

@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
 
 use renet::execute::{Options, Report};
+use renet::host::Scope;
 use renet::host::sim::Unreadable;
 use renet::manifest::Machine;
 use renet::model::{
-    Act, Blocked, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
+    Act, Blocked, Lineage, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
 };
 
 use super::world::*;
@@ -359,4 +360,36 @@ fn l30_more_is_promised_than_there_is_only_where_the_machine_says_so() {
     lab.host.world().actual.datastore.free = Part::Known(Size::mib(2048));
     assert!(lab.run(&wanted).unwrap().in_sync());
     assert!(other(&grow(1100)));
+}
+
+#[test]
+fn a_command_looks_at_no_more_than_it_works_on() {
+    let lab = Lab::at_rest(&folder(2));
+    let looks = || std::mem::take(&mut lab.host.world().looks);
+    // A copy is made and stays closed: before, after, and once for what is shown.
+    let (called, parent) = (name("copy"), lab.guid("r0"));
+    let copy = lab.ids.guid(&called);
+    let fork = Act::Fork {
+        name: called,
+        network: NetworkId::try_from(4096).unwrap(),
+        lineage: Lineage::of(parent),
+        expires: None,
+        autostart: false,
+    };
+    looks();
+    assert!(lab.act(copy, fork).unwrap().in_sync());
+    let all = looks();
+    assert!(all.len() <= 2, "{all:?}");
+    assert!(
+        all.iter().all(|look| *look == Scope::Repository(copy)),
+        "{all:?}"
+    );
+    // Where something runs the routes are everybody's.
+    assert!(
+        lab.act(parent, Act::Expand(Size::mib(200)))
+            .unwrap()
+            .in_sync()
+    );
+    let all = looks();
+    assert!(all.contains(&Scope::All), "{all:?}");
 }

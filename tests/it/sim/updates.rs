@@ -294,6 +294,28 @@ fn what_a_command_brings_back_and_never_gets_well_is_waited_for_once() {
 }
 
 #[test]
+fn nothing_comes_back_where_no_daemon_serves() {
+    for hook in [None, Some(ALL)] {
+        let with_hook = |revision| {
+            let mut folder = at(revision);
+            folder.repo(0).hook = hook;
+            folder
+        };
+        let lab = Lab::at_rest(&with_hook(0));
+        assert!(lab.run(&with_hook(1)).unwrap().in_sync());
+        let guid = lab.guid("r0");
+        assert!(lab.act(guid, Act::StopDaemon(None)).unwrap().in_sync());
+        let report = lab.act(guid, Act::Rollback(name("p0"))).unwrap();
+        assert!(
+            !done(&report).contains(&"WriteFiles"),
+            "{:?}",
+            done(&report)
+        );
+        assert_eq!(files(&lab, "p0"), digest(&with_hook(1), "p0"));
+    }
+}
+
+#[test]
 fn nothing_comes_back_where_nothing_was() {
     let lab = Lab::at_rest(&at(0));
     let guid = lab.guid("r0");

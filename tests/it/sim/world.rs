@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use renet::execute::{LocalLocks, Options, Report, Shown, Silent, Wave, look, run};
+use renet::execute::{LocalLocks, Options, Report, Shown, Silent, Wave, look, look_for, run};
 use renet::host::sim::{Acting, Fault, SimHost, kind};
 use renet::manifest::{
     ForkOf, Machine, MachineDatastore, Manifests, MovedFrom, Origin, Proxy, Route, Service,
@@ -359,13 +359,7 @@ impl Lab {
     /// What the command line does with a command on one repository.
     pub fn act(&self, guid: Guid, act: Act) -> Option<Report> {
         let source = self.command(guid, act);
-        let shown = self.look(&source);
-        let options = Options {
-            shown: Some(Shown::of(&shown.plan)),
-            only: Some(guid),
-            ..Options::default()
-        };
-        self.run_source(&source, options)
+        self.run_command(&source, guid)
     }
 
     /// What the command line does with a command on a route or the machine.
@@ -374,12 +368,21 @@ impl Lab {
         let mut source = self.source(&Folder::default());
         source.owner = source_of("command");
         source.asked.suspend = BTreeMap::from([(object, suspension)]);
+        self.run_command(&source, nobody)
+    }
+
+    /// From the look that was shown.
+    fn run_command(&self, source: &Source, only: Guid) -> Option<Report> {
+        let look = look_for(&self.host, source, &self.ids, only, None);
+        let shown = RUNTIME.with(|runtime| runtime.block_on(look));
+        never_not_ready(&shown);
         let options = Options {
-            shown: Some(Shown::of(&self.look(&source).plan)),
-            only: Some(nobody),
+            shown: Some(Shown::of(&shown.plan)),
+            only: Some(only),
+            first: Some(Box::new(shown)),
             ..Options::default()
         };
-        self.run_source(&source, options)
+        self.run_source(source, options)
     }
 
     /// What the command line does with a command on the datastore.
