@@ -13,6 +13,7 @@ pub mod events;
 mod ext4;
 pub mod files;
 pub(crate) mod freeze;
+mod glance;
 pub(crate) mod hook;
 pub mod install;
 mod keeper;
@@ -26,6 +27,7 @@ pub mod program;
 mod project_files;
 pub(crate) mod proxy;
 mod records;
+mod repositories;
 mod revisions;
 pub mod router;
 mod routes;
@@ -38,17 +40,14 @@ mod tools;
 mod uninstall;
 mod units;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use project_files::release_slot;
 pub use uninstall::uninstall;
 
 use super::{Cx, Done, Host, Scope, StepError};
-use crate::model::{
-    Actual, Datastore, Guid, Layout, NetworkId, Part, Record, Repository, SecretRef, Shared, Step,
-    Stop, Storage, Volume,
-};
+use crate::model::{Actual, Datastore, Guid, Layout, Part, Record, SecretRef, Step, Volume};
 use secrets::Secrets;
 use storage::Place;
 
@@ -142,7 +141,10 @@ impl Host for LinuxHost {
         let datastore = datastore.unwrap_or_else(|why| datastore::unseen(&why));
         let mut foreign_networks = foreign.unwrap_or_else(Part::Unknown);
         let (machine, repositories) = match behind(&datastore) {
-            Part::Known(()) => (records::machine(layout), repositories(self, scope).await),
+            Part::Known(()) => (
+                records::machine(layout),
+                repositories::observe(self, scope).await,
+            ),
             Part::Absent => (Part::Absent, Part::Absent),
             Part::Hidden => (Part::Hidden, Part::Hidden),
             Part::Unknown(why) => (Part::Unknown(why.clone()), Part::Unknown(why)),
@@ -175,7 +177,7 @@ impl Host for LinuxHost {
 
 impl LinuxHost {
     async fn perform_step(&self, step: &Step, cx: &Cx) -> Result<Done, StepError> {
-        if holds(self, step).await? {
+        if glance::holds(self, step).await? {
             return Ok(Done::Already);
         }
         let layout = &self.layout;
@@ -356,215 +358,6 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| format!("looking at the machine: {error}"))
 }
-
-/// Whether the machine is already as the step would make it, by a look at what
-/// the step concerns alone. The other steps look for themselves.
-async fn holds(host: &LinuxHost, step: &Step) -> Result<bool, StepError> {
-    let looked = match on_daemon(step) {
-        Some((guid, network)) => {
-            let seen = containers::observe(&host.layout, network).await;
-            let repo = Repository {
-                daemon: seen.daemon,
-                images: seen.images,
-                containers: seen.containers,
-                ..Repository::default()
-            };
-            let actual = Actual {
-                repositories: Part::Known(BTreeMap::from([(guid, repo.into())])),
-                ..Actual::default()
-            };
-            Some(step.holds(&actual))
-        }
-        None => {
-            let (host, step) = (host.clone(), step.clone());
-            let look = blocking(move || Some(step.holds(&glance(&host, &step)?)));
-            look.await.map_err(StepError::machine)?
-        }
-    };
-    match looked {
-        None | Some(Err(Stop::Hidden)) => Ok(false),
-        Some(Ok(holds)) => Ok(holds),
-        Some(Err(Stop::Block(blocked))) => Err(StepError::machine(match blocked {
-            crate::model::Blocked::Unknown(why) => why,
-            other => format!("{other:?}"),
-        })),
-    }
-}
-
-/// The daemon that has to be asked about a step.
-fn on_daemon(step: &Step) -> Option<(Guid, crate::model::NetworkId)> {
-    match step {
-        Step::FetchImages { guid, network, .. }
-        | Step::Up { guid, network, .. }
-        | Step::Wait { guid, network, .. }
-        | Step::Down { guid, network, .. } => Some((*guid, *network)),
-        _ => None,
-    }
-}
-
-fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
-    let layout = &host.layout;
-    let mut actual = Actual::default();
-    let of_one =
-        |guid: Guid, repo: Repository| Part::Known(BTreeMap::from([(guid, Shared::from(repo))]));
-    match step {
-        Step::Fork { guid, .. }
-        | Step::Open { guid, .. }
-        | Step::EnrolKey { guid, .. }
-        | Step::CopyKey { guid, .. }
-        | Step::GrowMapper(guid)
-        | Step::DropKey(guid)
-        | Step::Close(guid) => {
-            let repo = Repository {
-                storage: storage::observe(&host.place(Volume::Image(*guid))),
-                key: secrets::key(&layout.key(*guid)),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::Snapshot { guid, .. } | Step::DropSnapshot { guid, .. } => {
-            let repo = Repository {
-                snapshots: snapshots::observe(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::Thaw(guid) => {
-            let mut repo = Repository::default();
-            repo.storage.frozen = freeze::observe(layout, *guid);
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::CleanFork(guid) => {
-            let repo = Repository {
-                record: records::record(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::ClearStaging(volume)
-        | Step::Format { volume, .. }
-        | Step::GrowFile { volume, .. }
-        | Step::Attach(volume)
-        | Step::GrowDevice(volume)
-        | Step::Mount(volume)
-        | Step::GrowFs(volume)
-        | Step::Unmount(volume)
-        | Step::Detach(volume) => {
-            let storage = storage::observe(&host.place(*volume));
-            match volume {
-                Volume::Datastore => actual.datastore.storage = storage,
-                Volume::Image(guid) => {
-                    let repo = Repository {
-                        storage,
-                        ..Repository::default()
-                    };
-                    actual.repositories = of_one(*guid, repo);
-                }
-            }
-        }
-        Step::LayOut => actual.datastore.layout = records::laid_out(layout),
-        Step::NoteDatastore(_) => {
-            actual.datastore.note = datastore::note(host, &btrfs::identity(&host.backing_file));
-        }
-        Step::CloseDatastore(_) => actual.datastore.closed = datastore::closed(layout),
-        Step::KeepReserve(_) | Step::GiveReserve => {
-            actual.datastore.reserve = datastore::reserve(layout);
-        }
-        Step::ClaimMachine { .. } | Step::SuspendMachine(_) => {
-            actual.machine = records::machine(layout)
-        }
-        Step::Record(guid, _) => {
-            let repo = Repository {
-                record: records::record(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        // A record that is there may be another's who was quicker.
-        Step::Reserve {
-            guid,
-            name,
-            network,
-            ..
-        } => {
-            let record = records::record(layout, *guid);
-            if record
-                .known()
-                .is_some_and(|record| record.name != *name || record.network != *network)
-            {
-                return None;
-            }
-            let repo = Repository {
-                record,
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::MirrorSlots(guid, _) => {
-            let repo = Repository {
-                mirror: records::mirror(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::WriteSlots(guid, slots) if !slots.0.is_empty() => {
-            let repo = Repository {
-                slots: project_files::slots(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::WriteFiles { guid, .. } => {
-            let repo = Repository {
-                files: project_files::observe(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::Trash(guid)
-        | Step::Untrash(guid)
-        | Step::Purge { guid, .. }
-        | Step::Replace { guid, .. }
-        | Step::KeepReplaced { guid, .. } => {
-            let mut repo = Repository {
-                trash: storage::file(&layout.trash(*guid)),
-                replaced: storage::replaced(layout, *guid),
-                snapshots: snapshots::observe(layout, *guid),
-                ..Repository::default()
-            };
-            repo.storage.file = storage::file(&layout.image(*guid));
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::DropRecord(guid) => {
-            let repo = Repository {
-                record: records::record(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::KeepRevision { guid, .. } => {
-            let repo = Repository {
-                revisions: revisions::observe(layout, *guid, &Part::Absent),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::EraseFiles { guid, .. } => {
-            let repo = Repository {
-                files: project_files::observe(layout, *guid),
-                ..Repository::default()
-            };
-            actual.repositories = of_one(*guid, repo);
-        }
-        Step::RecordRoute { .. } | Step::SuspendRoute(..) | Step::ForgetRoute(_) => {
-            actual.routes = routes::observe_records(layout)
-        }
-        Step::PublishRoutes(_) => actual.published = router::observe_published(layout),
-        _ => return None,
-    }
-    Some(actual)
-}
-
 /// What lies in the datastore can be seen while it is mounted; where there
 /// never was one there is nothing behind it.
 fn behind(datastore: &Datastore) -> Part<()> {
@@ -582,168 +375,4 @@ fn clear_rubbish(layout: &Layout) {
     compose::sweep(layout);
     // Of a machine without an agent.
     let _ = files::sweep(&layout.agent());
-}
-
-async fn repositories(host: &LinuxHost, scope: Scope) -> Part<BTreeMap<Guid, Shared<Repository>>> {
-    let layout = host.layout.clone();
-    let guids = match blocking(move || records::guids(&layout)).await {
-        Ok(Ok(guids)) => guids,
-        Ok(Err(why)) | Err(why) => return Part::Unknown(why),
-    };
-    let strays = dockerd::strays(&host.layout);
-    let processes = supervisor::Processes::default();
-    let each = guids.into_iter().map(async |guid| {
-        let stray = strays.get(&guid).copied();
-        let seen = match scope.covers(guid) {
-            true => repository(host, guid, stray, &processes).await,
-            false => outline(host, guid, stray).await,
-        };
-        (guid, Shared::from(seen))
-    });
-    let all = futures::future::join_all(each).await;
-    Part::Known(
-        all.into_iter()
-            .filter(|(_, repo)| !repo.is_nothing())
-            .collect(),
-    )
-}
-
-/// The record and the image of a repository that is not looked at any further.
-async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repository {
-    let host = host.clone();
-    let look = blocking(move || {
-        let place = host.place(Volume::Image(guid));
-        let record = records::record(&host.layout, guid);
-        Repository {
-            stray_network: stray.filter(|_| record.is_absent()),
-            record,
-            mirror: records::mirror(&host.layout, guid),
-            storage: Storage {
-                frozen: freeze::observe(&host.layout, guid),
-                ..storage::outline(&place)
-            },
-            trash: storage::file(&host.layout.trash(guid)),
-            replaced: storage::replaced(&host.layout, guid),
-            snapshots: snapshots::observe(&host.layout, guid),
-            key: secrets::key(&host.layout.key(guid)),
-            slots: Part::Hidden,
-            files: Part::Hidden,
-            given: BTreeMap::new(),
-            daemon: Part::Hidden,
-            images: Part::Hidden,
-            containers: Part::Hidden,
-            running: Part::Hidden,
-            hooks: Part::Hidden,
-            revisions: Part::Hidden,
-            stirred: BTreeSet::new(),
-        }
-    });
-    look.await.unwrap_or_else(|why| Repository {
-        record: Part::Unknown(why),
-        ..Repository::default()
-    })
-}
-
-async fn repository(
-    host: &LinuxHost,
-    guid: Guid,
-    stray: Option<NetworkId>,
-    processes: &supervisor::Processes,
-) -> Repository {
-    let layout = host.layout.clone();
-    let first = move || {
-        let frozen = freeze::observe(&layout, guid);
-        (records::record(&layout, guid), frozen)
-    };
-    let (record, frozen) = blocking(first)
-        .await
-        .unwrap_or_else(|why| (Part::Unknown(why), Part::Absent));
-    let stray = stray.filter(|_| record.is_absent());
-    // A record that was lost did not stop its daemon.
-    let network = record.known().map(|record| record.network).or(stray);
-    let daemon = async {
-        match network {
-            // It may wait as everybody does.
-            _ if frozen.known().is_some() => containers::Seen::closed(Part::Hidden),
-            Some(network) => containers::observe_among(&host.layout, network, processes).await,
-            None => containers::Seen::closed(Part::Absent),
-        }
-    };
-    let (on, before) = (host.clone(), frozen.clone());
-    let closed = blocking(move || closed(&on, guid, record, before));
-    let (closed, daemon) = tokio::join!(closed, daemon);
-    let mut seen = closed.unwrap_or_else(|why| Repository {
-        record: Part::Unknown(why),
-        ..Repository::default()
-    });
-    seen.stray_network = stray;
-    (seen.daemon, seen.images) = (daemon.daemon, daemon.images);
-    (seen.containers, seen.running) = (daemon.containers, daemon.running);
-    if seen.daemon.is_absent() {
-        let behind = !seen.storage.file.is_absent() || !seen.trash.is_absent();
-        seen.images = if behind { Part::Hidden } else { Part::Absent };
-        seen.containers = if behind { Part::Hidden } else { Part::Absent };
-        seen.running = if behind { Part::Hidden } else { Part::Absent };
-    }
-    seen
-}
-
-/// Everything about a repository that needs no daemon.
-fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) -> Repository {
-    let layout = &host.layout;
-    let mut storage = storage::observe(&host.place(Volume::Image(guid)));
-    storage.frozen = frozen;
-    let trash = storage::file(&layout.trash(guid));
-    let (slots, files, hooks, revisions) = match (&storage.mount, &storage.file) {
-        // Who touches it waits until it is thawed.
-        _ if storage.frozen.known().is_some() => {
-            (Part::Hidden, Part::Hidden, Part::Hidden, Part::Hidden)
-        }
-        // What lies in it can be read, but it is no longer what was written last.
-        (Part::Known(_), _) if storage::is_read_only(&host.place(Volume::Image(guid))) => {
-            let name = record.known().map(|record| record.name.to_string());
-            let name = name.unwrap_or_else(|| guid.to_string());
-            let why = format!(
-                "{} turned read-only because a write below it failed; once there is room, \
-                 `renet repository unmount {name}` and `renet repository up {name}` mend it",
-                layout.mount(guid).display()
-            );
-            (
-                Part::Unknown(why.clone()),
-                Part::Unknown(why.clone()),
-                Part::Unknown(why.clone()),
-                Part::Unknown(why),
-            )
-        }
-        (Part::Known(_), _) => (
-            project_files::slots(layout, guid),
-            project_files::observe(layout, guid),
-            project_files::hooks(layout, guid),
-            revisions::observe(layout, guid, &record),
-        ),
-        (_, Part::Absent) if trash.is_absent() => {
-            (Part::Absent, Part::Absent, Part::Absent, Part::Absent)
-        }
-        _ => (Part::Hidden, Part::Hidden, Part::Hidden, Part::Hidden),
-    };
-    let projects = files.known().into_iter().flat_map(BTreeMap::keys);
-    let given = projects.filter_map(|project| {
-        let text = compose::last_given(layout, guid, project)?;
-        Some((project.clone(), text.into()))
-    });
-    Repository {
-        given: given.collect(),
-        record,
-        mirror: records::mirror(layout, guid),
-        storage,
-        trash,
-        replaced: storage::replaced(layout, guid),
-        snapshots: snapshots::observe(layout, guid),
-        key: secrets::key(&layout.key(guid)),
-        slots,
-        files,
-        hooks,
-        revisions,
-        ..Repository::default()
-    }
 }
