@@ -183,9 +183,15 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// Notes in a copy's record how the trial ended.
+    /// Notes in a copy's record how the trial ended. The first word of a failure stands:
+    /// a later run knows no more than that it failed.
     pub(super) fn end_trial(&mut self, spec: &RepositorySpec) {
+        let record = self.record(spec.guid).ok().flatten();
+        let said = |name, revision| record.as_ref()?.verdict(name, revision);
         for (name, revision) in &spec.tries {
+            if matches!(said(name, revision), Some(Verdict::Failed(_))) {
+                continue;
+            }
             let Some(project) = spec.projects.get(name) else {
                 continue;
             };

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use renet::execute::{Options, Report, Shown};
 use renet::host::sim::Fault;
-use renet::model::{ContainerState, Danger, Guid, Made, Object, OnFailure, RunState, Suspension};
+use renet::model::{
+    ContainerState, Danger, Guid, Made, Object, OnFailure, Part, RunState, Suspension,
+};
 
 use super::world::*;
 
@@ -350,4 +352,39 @@ fn both_of_a_chain_are_tried_on_one_copy() {
     let forks = done(&report).into_iter().filter(|step| *step == "Fork");
     assert_eq!(forks.count(), 1, "{:?}", done(&report));
     assert_eq!(copy(&lab), None);
+}
+
+#[test]
+fn how_a_trial_ended_is_noted_once_though_its_parent_is_held_up() {
+    let parent = Repo::with(&[]);
+    let fork = |revision| Repo {
+        fork: Some((0, None)),
+        ..Repo::with(&[0]).at(0, revision).tried_first()
+    };
+    let at = |revision| folder(1).with(0, parent.clone()).with(2, fork(revision));
+    let lab = Lab::at_rest(&at(0));
+    break_revision(&lab, 1);
+    // The copy is there, and nothing was tried on it yet.
+    for step in [2, 0] {
+        lab.faults(&[(step, Fault::FailBefore)]);
+        lab.run(&at(1));
+    }
+    lab.host.world().faults.clear();
+    let copy = lab.find("r2-trial", true).unwrap();
+    // Whose copy the parent is, nobody knows any more.
+    let guid = lab.guid("r0");
+    {
+        let mut world = lab.host.world();
+        let repo = world.actual.repo_mut(guid);
+        repo.record = Part::Absent;
+        repo.mirror = Part::Absent;
+    }
+    let report = lab.run(&at(1)).unwrap();
+    let held = &report.last.plan.blocked[&Object::Repository(lab.guid("r2"))];
+    assert_eq!(held.reason(), "Immutable", "{held}");
+    let said = lab.record(copy).unwrap().trials;
+    assert!(format!("{said:?}").contains("injected"), "{said:?}");
+    let again = lab.run(&at(1)).unwrap();
+    assert!(again.performed.is_empty(), "{:?}", done(&again));
+    assert_eq!(lab.record(copy).unwrap().trials, said);
 }
