@@ -15,6 +15,7 @@ mod decode;
 mod digested;
 mod fields;
 mod hidden;
+mod limits;
 mod load;
 mod problem;
 mod proxy;
@@ -36,8 +37,8 @@ use jiff::SignedDuration;
 
 use crate::model::{
     Acme, CertificateFiles, DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name,
-    Named, NetworkId, OnFailure, ProxySpec, RelPath, RunAs, RunState, Schedule, Seal, SecretRef,
-    Size,
+    Named, NetworkId, OnFailure, ProxySpec, RelPath, ResourceLimits, RunAs, RunState, Schedule,
+    Seal, SecretRef, Size,
 };
 
 pub use digested::Digested;
@@ -301,6 +302,8 @@ pub struct Repository {
     pub deletion_policy: DeletionPolicy,
     /// Whether it may not be deleted.
     pub protected: bool,
+    /// What its daemon and its containers may take together.
+    pub limits: ResourceLimits,
     /// What it was called before, where it was renamed.
     pub moved_from: Option<MovedFrom>,
 }
@@ -358,18 +361,7 @@ pub struct Service {
     /// Whether a new revision is tried on a copy of its repository first.
     pub fork_first: bool,
     /// What each of its services may take, by the service's name.
-    pub limits: BTreeMap<String, Limits>,
-}
-
-/// What the container of a service may take at most.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Of memory.
-    pub memory: Option<Size>,
-    /// Of the processors, in thousandths of one.
-    pub cpus: Option<u32>,
-    /// Processes and threads.
-    pub pids: Option<u32>,
+    pub limits: BTreeMap<String, ResourceLimits>,
 }
 
 /// Kind `Route`.

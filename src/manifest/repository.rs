@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 
 use super::decode::{Context, Found, is_plain, size, word};
 use super::fields::{Fields, listed, number, text, time};
+use super::limits::{self, Least};
 use super::tree::{Kind, Node};
 use super::{ForkOf, Origin, Repository};
 use crate::model::{
@@ -69,6 +70,9 @@ pub(super) fn repository(
     let protected = spec.optional("protected", yes_or_no);
     let autostart = spec.optional("autostart", yes_or_no);
     let snapshots = spec.map("snapshots").and_then(schedule);
+    let limits = spec
+        .map("limits")
+        .map(|fields| limits::limits(fields, &LEAST));
     for field in ["networkId", "guid", "forkOf"] {
         found.places.insert(field, spec.place(field));
     }
@@ -90,9 +94,17 @@ pub(super) fn repository(
         network_id,
         deletion_policy: deletion_policy.unwrap_or(usual),
         protected: protected.unwrap_or_default(),
+        limits: limits.unwrap_or_default(),
         moved_from: None,
     })
 }
+
+/// A daemon and a few containers want that much.
+const LEAST: Least = Least {
+    memory: Size::mib(256),
+    pids: 256,
+    of: "a repository",
+};
 
 pub(super) fn yes_or_no(node: &Node) -> Result<bool, String> {
     match node.kind {

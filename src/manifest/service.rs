@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
+use super::Service;
 use super::compose::{self, Content, Managed};
-use super::decode::{Context, Found, size, word};
-use super::fields::{Fields, listed, near, number, text, time};
+use super::decode::{Context, Found, word};
+use super::fields::{Fields, listed, near, text, time};
+use super::limits::{self, Least};
 use super::problem::{Place, Report};
 use super::repository::yes_or_no;
 use super::tree::{Kind, Node};
 use super::variables;
-use super::{Limits, Service};
-use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath, Size};
+use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath, ResourceLimits, Size};
 
 /// Reads the spec of a Service.
 pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -> Option<Service> {
@@ -64,7 +65,7 @@ pub(super) fn service(spec: &Fields, found: &mut Found, context: &mut Context) -
     let mut managed = managed(spec, context);
     managed.extend(rediaccfile(spec, context));
     let environment = environment(spec, context);
-    let limits = limits(spec, context);
+    let limits = service_limits(spec, context);
     let (file, place) = file?;
     let path = context
         .dir
@@ -254,7 +255,7 @@ fn is_taken(name: &str) -> Option<&'static str> {
 }
 
 /// What each service may take, and where that is said.
-fn limits(spec: &Fields, context: &Context) -> BTreeMap<String, (Limits, Place)> {
+fn service_limits(spec: &Fields, context: &Context) -> BTreeMap<String, (ResourceLimits, Place)> {
     let mut all = BTreeMap::new();
     for (key, value) in spec.each("limits") {
         let place = key.place(context.source);
@@ -266,39 +267,17 @@ fn limits(spec: &Fields, context: &Context) -> BTreeMap<String, (Limits, Place)>
         let Some(fields) = spec.item("limits", key, value) else {
             continue;
         };
-        let limits = Limits {
-            memory: fields.optional("memory", |node| size(node, LEAST_MEMORY, "a container")),
-            cpus: fields.optional("cpus", cpus),
-            pids: fields.optional("pids", |node| {
-                let cure = "write how many, from 1 to 4194304";
-                let pids = number(node, cure)?;
-                (1..=MOST_PIDS)
-                    .contains(&pids)
-                    .then_some(pids)
-                    .ok_or(cure.to_owned())
-            }),
-        };
-        fields.finish();
-        all.insert(name.to_owned(), (limits, place));
+        all.insert(name.to_owned(), (limits::limits(fields, &LEAST), place));
     }
     all
 }
 
-/// Less does not start: Docker refuses it.
-const LEAST_MEMORY: Size = Size::mib(6);
-/// More the kernel does not count.
-const MOST_PIDS: u32 = 4_194_304;
-
-/// A number of processors, in thousandths.
-fn cpus(node: &Node) -> Result<u32, String> {
-    const RANGE: std::ops::RangeInclusive<f64> = 0.01..=1024.0;
-    let cure = "write how many processors, from 0.01 to 1024, like `0.5` or `2`";
-    let cpus: f64 = number(node, cure)?;
-    match RANGE.contains(&cpus) {
-        true => Ok((cpus * 1000.0).round() as u32),
-        false => Err(cure.to_owned()),
-    }
-}
+/// Less memory does not start: Docker refuses it.
+const LEAST: Least = Least {
+    memory: Size::mib(6),
+    pids: 1,
+    of: "a container",
+};
 
 /// What is limited is a service of the compose file, as far as that names all.
 fn is_defined(service: &str, place: &Place, services: &[(String, Place)], report: &Report) {

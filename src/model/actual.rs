@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{
     Digest, FileEntry, Function, Guid, HookRun, MachineRecord, Mount, Name, NetworkId, Part,
-    ProxySpec, Record, Rediaccfile, RelPath, Revisions, RouteRecord, SecretRef, Shared, Size,
-    Slots, Snapshot, Snapshots, Storage, Suspension,
+    ProxySpec, Record, Rediaccfile, RelPath, ResourceLimits, Revisions, RouteRecord, SecretRef,
+    Shared, Size, Slots, Snapshot, Snapshots, Storage, Suspension,
 };
 
 /// What was seen of the machine, all of it or what a scope asked for. Every
@@ -157,6 +157,24 @@ pub struct Daemon {
     pub serving: bool,
     /// A supervisor of ours will start it again when it dies.
     pub supervised: bool,
+    /// What it and its containers may take together; `None` where nothing keeps such
+    /// limits.
+    pub limits: Option<ResourceLimits>,
+}
+
+impl Daemon {
+    /// What is left of one: containers, or a containerd.
+    pub const LEFT: Self = Self {
+        serving: false,
+        supervised: false,
+        limits: None,
+    };
+
+    /// Whether it runs as it should, within those limits where they can be kept.
+    pub fn is_kept_within(&self, limits: &ResourceLimits) -> bool {
+        let within = self.limits.is_none_or(|kept| kept == *limits);
+        self.serving && self.supervised && within
+    }
 }
 
 /// Something that the machine makes up: its value cannot be predicted.
@@ -408,6 +426,16 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         }
         record
     }
+    // Whether limits are kept here only a daemon that runs can show.
+    fn unlimited(o: &Part<Daemon>, p: &Part<Daemon>) -> (Part<Daemon>, Part<Daemon>) {
+        let (mut o, mut p) = (o.clone(), p.clone());
+        if let (Part::Known(o), Part::Known(p)) = (&mut o, &mut p)
+            && o.limits.is_none()
+        {
+            p.limits = None;
+        }
+        (o, p)
+    }
     fn container(o: &Container, p: &Container) -> bool {
         made(&o.id, &p.id)
             && made(&o.started, &p.started)
@@ -469,7 +497,8 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         part(&format!("{guid} hooks"), &o.hooks, &p.hooks)?;
         let (seen, hoped) = (hashes(&o.revisions), hashes(&p.revisions));
         part(&format!("{guid} revisions"), &seen, &hoped)?;
-        part(&format!("{guid} daemon"), &o.daemon, &p.daemon)?;
+        let (seen, hoped) = unlimited(&o.daemon, &p.daemon);
+        part(&format!("{guid} daemon"), &seen, &hoped)?;
         part(&format!("{guid} images"), &o.images, &p.images)?;
         let stirred = &p.stirred;
         let same = match (&o.containers, &p.containers) {

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{
     Blocked, DataLossPermit, DeletionPolicy, Digest, FileSet, Function, Guid, Hook, HostName, Kin,
-    Lineage, Name, Named, NetworkId, Object, OnFailure, Owner, Rewind, Schedule, Seal, SecretRef,
-    Size, Slot, Slots, Step, Suspension, Tombstone, Warning,
+    Lineage, Name, Named, NetworkId, Object, OnFailure, Owner, ResourceLimits, Rewind, Schedule,
+    Seal, SecretRef, Size, Slot, Slots, Step, Suspension, Tombstone, Warning,
 };
 
 /// What the machine should be, with nothing left open: every id, slot and hash
@@ -500,6 +500,8 @@ pub struct RepositorySpec {
     pub policy: DeletionPolicy,
     /// Whether it may not be deleted.
     pub protected: bool,
+    /// What its daemon and its containers may take together.
+    pub limits: ResourceLimits,
     /// Its manifest says that it is no other repository under a new name.
     pub is_new: bool,
     /// Every service's slot.

@@ -12,6 +12,7 @@ mod files;
 pub mod hook;
 mod ids;
 mod layout;
+mod limits;
 mod named;
 mod part;
 mod permit;
@@ -43,6 +44,7 @@ pub use ids::{
     Guid, HostName, Name, NetworkId, ParseError, RelPath, Slot, Slots, SlotsError, suggest,
 };
 pub use layout::Layout;
+pub use limits::ResourceLimits;
 pub use named::{Named, NotNamed};
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;

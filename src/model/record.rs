@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::revision::{note_failed, read_failed};
 use super::{
-    Digest, FailedRevisions, Guid, HookRuns, HostName, Name, NetworkId, Slots, Trial, Verdict,
+    Digest, FailedRevisions, Guid, HookRuns, HostName, Name, NetworkId, ResourceLimits, Slots,
+    Trial, Verdict,
 };
 
 /// The format of a file that renet keeps. A file of a newer renet is not read:
@@ -90,6 +91,9 @@ pub struct Record {
     /// Whether it may not be deleted.
     #[serde(default)]
     pub protected: bool,
+    /// What its daemon and its containers may take together.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_none")]
+    pub limits: ResourceLimits,
     /// Told to be left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
@@ -135,6 +139,7 @@ impl Record {
             hooks: HookRuns::new(),
             policy: DeletionPolicy::default(),
             protected: false,
+            limits: ResourceLimits::default(),
             suspended: None,
             suspended_projects: BTreeMap::new(),
             lineage: None,
@@ -379,6 +384,8 @@ pub enum Patch {
     OwnProject(Name, BTreeSet<Name>),
     /// renet took this project down.
     DisownProject(Name),
+    /// What its daemon and its containers may take together.
+    Limit(ResourceLimits),
     /// This revision of the project failed.
     Failed(Name, Digest),
     /// An update begins, or goes on to a newer revision. Beside one that is under way
@@ -419,6 +426,7 @@ impl Patch {
             Patch::Created => record.created = true,
             Patch::Policy(policy) => record.policy = *policy,
             Patch::Protect(protected) => record.protected = *protected,
+            Patch::Limit(limits) => record.limits = *limits,
             Patch::Suspend(suspension) => record.suspended = suspension.clone(),
             Patch::SuspendProject(project, Some(suspension)) => {
                 let all = &mut record.suspended_projects;
@@ -515,6 +523,7 @@ impl Patch {
             Patch::Created => record.created,
             Patch::Policy(policy) => record.policy == *policy,
             Patch::Protect(protected) => record.protected == *protected,
+            Patch::Limit(limits) => record.limits == *limits,
             Patch::Suspend(suspension) => record.suspended == *suspension,
             Patch::SuspendProject(project, suspension) => {
                 record.suspended_projects.get(project) == suspension.as_ref()

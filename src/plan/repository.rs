@@ -229,6 +229,7 @@ impl Script<'_> {
         self.want(Step::Record(guid, Patch::Rename(spec.name.clone())))?;
         self.want(Step::Record(guid, Patch::Policy(spec.policy)))?;
         self.want(Step::Record(guid, Patch::Protect(spec.protected)))?;
+        self.want(Step::Record(guid, Patch::Limit(spec.limits)))?;
         if let Some(autostart) = spec.autostart {
             let comes_back = autostart && spec.state != RunState::Offline;
             self.want(Step::Record(guid, Patch::Autostart(comes_back)))?;
@@ -258,6 +259,7 @@ impl Script<'_> {
             guid,
             network: spec.network,
         })?;
+        self.note_limits(spec);
         if let Some(rule) = &spec.snapshots {
             self.keep_snapshots(guid, rule)?;
         }
@@ -265,6 +267,16 @@ impl Script<'_> {
             self.stop_projects(guid, spec.network)?;
         }
         Ok(())
+    }
+
+    fn note_limits(&mut self, spec: &RepositorySpec) {
+        let daemon = self.repo(spec.guid).ok();
+        let daemon = daemon.and_then(|repo| repo.daemon.known().copied());
+        let kept = daemon.is_none_or(|daemon| daemon.limits.is_some());
+        if !spec.limits.is_none() && !kept {
+            let note = "its limits are not kept here: that needs systemd and cgroup v2".to_owned();
+            self.plan.notes.push((Object::Repository(spec.guid), note));
+        }
     }
 
     pub(super) fn name_is_free(&self, guid: Guid, name: &Name) -> Result<(), Stop> {

@@ -9,10 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::policy::{self, Idle, Refused};
 use crate::host::ComposeOutput;
-use crate::manifest::Limits;
 use crate::model::{
-    Digest, Environment, FileSet, Guid, Kin, LOG_LIMITS, Name, NetworkId, RelPath, ServiceSpec,
-    Slots, TRIAL_LABEL, hook,
+    Digest, Environment, FileSet, Guid, Kin, LOG_LIMITS, Name, NetworkId, RelPath, ResourceLimits,
+    ServiceSpec, Slots, TRIAL_LABEL, hook,
 };
 
 /// What the transform needs to know about a project.
@@ -47,7 +46,7 @@ pub struct Context<'a> {
     /// What the manifest puts into its environment.
     pub environment: &'a Environment,
     /// What the manifest lets its services take.
-    pub limits: &'a BTreeMap<String, Limits>,
+    pub limits: &'a BTreeMap<String, ResourceLimits>,
     /// Whether whoever runs it takes everything upon himself.
     pub insist: bool,
 }
@@ -293,8 +292,8 @@ fn limit_log(service: &mut Map<String, Value>) {
 
 /// What the manifest says of a service's limits takes the place of both ways in which a
 /// compose file can say it: compose refuses them where they differ.
-fn limit(service: &mut Map<String, Value>, limits: &Limits) -> Result<(), Unsettled> {
-    let thousandths = |cpus: u32| format!("{}.{:03}", cpus / 1000, cpus % 1000);
+fn limit(service: &mut Map<String, Value>, limits: &ResourceLimits) -> Result<(), Unsettled> {
+    let hundredths = |cpus: u32| format!("{}.{:02}", cpus / 100, cpus % 100);
     let said = [
         (
             "mem_limit",
@@ -304,7 +303,7 @@ fn limit(service: &mut Map<String, Value>, limits: &Limits) -> Result<(), Unsett
         (
             "cpus",
             "cpus",
-            limits.cpus.map(|cpus| json!(thousandths(cpus))),
+            limits.cpus.map(|cpus| json!(hundredths(cpus))),
         ),
         ("pids_limit", "pids", limits.pids.map(|pids| json!(pids))),
     ];
@@ -484,7 +483,7 @@ mod tests {
     fn limited(
         config: Value,
         insist: bool,
-        limits: &BTreeMap<String, Limits>,
+        limits: &BTreeMap<String, ResourceLimits>,
     ) -> Result<Transformed, Vec<Refused>> {
         let name: Name = "shop".parse().unwrap();
         let project: Name = "web".parse().unwrap();
@@ -571,9 +570,9 @@ mod tests {
 
     #[test]
     fn the_manifests_limits_win_however_the_file_says_its_own() {
-        let limits = Limits {
+        let limits = ResourceLimits {
             memory: Some(Size::mib(512)),
-            cpus: Some(1250),
+            cpus: Some(125),
             pids: None,
         };
         let limits = BTreeMap::from([("api".to_owned(), limits)]);
@@ -588,7 +587,7 @@ mod tests {
             let api = &out.unwrap().config["services"]["api"];
             let given = &api["deploy"]["resources"]["limits"];
             assert_eq!(given["memory"], "536870912", "{said}");
-            assert_eq!(given["cpus"], "1.250", "{said}");
+            assert_eq!(given["cpus"], "1.25", "{said}");
             let pids = said.pointer("/deploy/resources/limits/pids");
             assert_eq!(given.get("pids"), pids, "{said}");
             assert!(api.get("mem_limit").is_none() && api.get("cpus").is_none());

@@ -19,11 +19,11 @@ pub use ids::{Drawn, Ids};
 pub use policy::{Refused, refusals};
 
 use crate::host::{ComposeDoor, ComposeInput, ComposeOutput, Scope};
-use crate::manifest::{self, Limits, Manifests, MovedFrom, Written};
+use crate::manifest::{self, Manifests, MovedFrom, Written};
 use crate::model::{
     Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Environment, Guid, Hook, Layout,
     Name, NetworkId, Object, Origin, Owner, Part, ProjectSpec, Repository, RepositorySpec,
-    RouteSpec, Slots, StoreAct, Warning,
+    ResourceLimits, RouteSpec, Slots, StoreAct, Warning,
 };
 use identities::Identities;
 
@@ -156,6 +156,7 @@ pub async fn resolve<D: ComposeDoor>(
                     state: manifest.state,
                     policy: manifest.deletion_policy,
                     protected: manifest.protected,
+                    limits: manifest.limits,
                     is_new: manifest.moved_from == Some(MovedFrom::Nothing),
                     slots,
                     declared: manifests
@@ -370,7 +371,7 @@ fn hook(service: &manifest::Service, environment: BTreeMap<String, String>) -> O
 fn cache_key(
     spec: &RepositorySpec,
     copy_of: Option<(&Name, &Name)>,
-    limits: &BTreeMap<String, Limits>,
+    limits: &BTreeMap<String, ResourceLimits>,
     input: &ComposeInput,
 ) -> Digest {
     // Raised when the transformation changes what it writes.

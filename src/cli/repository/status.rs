@@ -41,6 +41,8 @@ struct Status {
     last_snapshot: Option<Timestamp>,
     autostart: bool,
     protected: bool,
+    /// What its daemon and its containers may take together.
+    limits: Option<String>,
     parent: Option<String>,
     expires: Option<Timestamp>,
     owner: Option<String>,
@@ -82,6 +84,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
         last_snapshot: last_snapshot(&repo),
         autostart: record.autostart,
         protected: record.protected,
+        limits: Some(record.limits.to_string()).filter(|_| !record.limits.is_none()),
         parent: record.lineage.as_ref().map(|lineage| {
             let parent = actual.repository(lineage.parent).ok();
             let name = parent.and_then(|repo| repo.record.known().map(|it| it.name.to_string()));
@@ -128,6 +131,7 @@ fn text(status: &Status) -> String {
         ("snapshots", snapshots),
         ("autostart", Some(yes(status.autostart))),
         ("protected", Some(yes(status.protected))),
+        ("limits", status.limits.clone()),
         ("copy of", status.parent.clone()),
         ("ends", status.expires.map(|at| at.to_string())),
         ("owner", status.owner.clone()),

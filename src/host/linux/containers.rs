@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 
 use super::dockerd::{self, Silence};
 use super::supervisor::Processes;
-use super::{listeners, systemd};
+use super::{limits, listeners, systemd};
 use crate::model::{
     Container, ContainerState, Daemon, Health, Layout, Made, Name, NetworkId, Part,
 };
@@ -89,6 +89,7 @@ pub(super) async fn observe_among(
     let daemon = Part::Known(Daemon {
         serving: true,
         supervised,
+        limits: limits::kept(layout, network),
     });
     match look(&client).await {
         Ok((images, containers, running)) => Seen {
@@ -121,10 +122,7 @@ fn without_answer(
     if !started && left.is_empty() {
         return Seen::closed(Part::Absent);
     }
-    Seen::closed(Part::Known(Daemon {
-        serving: false,
-        supervised: false,
-    }))
+    Seen::closed(Part::Known(Daemon::LEFT))
 }
 
 /// The daemon's answer, while it comes in time.

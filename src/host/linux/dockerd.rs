@@ -11,9 +11,10 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::files::write_json;
+use super::records::readable;
 use super::supervisor::{self, Process, Processes, Unit};
 use super::systemd::{self, State, Systemd};
-use super::{LinuxHost, datastore, records, storage, tools, units};
+use super::{LinuxHost, datastore, limits, records, storage, tools, units};
 use crate::host::{Done, StepError};
 use crate::model::{
     Actual, Blocked, Guid, LOG_LIMITS, Layout, NetworkId, Part, Record, Repository, Step, Stop,
@@ -151,7 +152,10 @@ pub(super) async fn start(
     let unit = unit(layout, guid, network)?;
     let asked = ask(layout, network).await;
     if asked.kept && asked.client.is_ok() {
-        return Ok(Done::Already);
+        return match systemd::rules(layout) {
+            true => limit(layout, guid, network).await,
+            false => Ok(Done::Already),
+        };
     }
     if let Err(Silence::Unseen(why)) = asked.client {
         return Err(StepError::machine(why));
@@ -205,6 +209,25 @@ async fn spawn(
     Ok(())
 }
 
+/// Has the slice of a daemon that runs keep the limits of its record.
+async fn limit(layout: &Layout, guid: Guid, network: NetworkId) -> Result<Done, StepError> {
+    let systemd = Systemd::connect().await?;
+    set_limits(&systemd, layout, guid, network).await?;
+    Ok(Done::Changed)
+}
+
+async fn set_limits(
+    systemd: &Systemd,
+    layout: &Layout,
+    guid: Guid,
+    network: NetworkId,
+) -> Result<(), StepError> {
+    let record = readable(records::record(layout, guid))?;
+    let limits = record.map(|record| record.limits).unwrap_or_default();
+    let properties = limits::properties(&limits);
+    systemd.set(&limits::slice(network), &properties).await
+}
+
 async fn start_units(
     layout: &Layout,
     binary: &Path,
@@ -218,6 +241,7 @@ async fn start_units(
     let files = units::daemon(layout, binary, guid, network, group.map(|_| GROUP));
     let systemd = Systemd::connect().await?;
     systemd.write(Path::new(units::RUN), &files).await?;
+    set_limits(&systemd, layout, guid, network).await?;
     for file in files {
         systemd.start(&file.name).await?;
     }
@@ -231,11 +255,13 @@ async fn stop_units(network: NetworkId) -> Result<(), StepError> {
         units::docker_socket(network),
         units::docker_service(network),
         units::loopback(network),
+        limits::slice(network),
     ];
     let systemd = Systemd::connect().await?;
     for name in &names {
         systemd.stop(name).await?;
     }
+    systemd.forget(&limits::slice(network)).await?;
     let names = names.iter().map(String::as_str);
     systemd.remove(Path::new(units::RUN), names).await
 }
@@ -248,7 +274,7 @@ pub(super) fn has_units(network: NetworkId) -> bool {
 
 /// Writes the daemon's settings; whether its containers outlive it is one.
 fn configure(layout: &Layout, network: NetworkId, outlive: bool) -> Result<(), StepError> {
-    let config = json!({
+    let mut config = json!({
         "bridge": "none",
         "iptables": false,
         "ip6tables": false,
@@ -257,6 +283,9 @@ fn configure(layout: &Layout, network: NetworkId, outlive: bool) -> Result<(), S
         "log-driver": "json-file",
         "log-opts": BTreeMap::from(LOG_LIMITS),
     });
+    if limits::has_slices(layout) {
+        config["cgroup-parent"] = json!(limits::slice(network));
+    }
     let path = layout.docker_lib(network).join("daemon.json");
     write_json(&path, &config, 0o644)
         .map_err(|error| StepError::machine(format!("daemon.json: {error}")))

@@ -17,6 +17,7 @@ mod glance;
 pub(crate) mod hook;
 pub mod install;
 mod keeper;
+mod limits;
 pub mod links;
 mod listeners;
 mod loop_device;

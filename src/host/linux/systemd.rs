@@ -69,6 +69,13 @@ trait Manager {
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[(&str, zbus::Variant<'_>)],
+    ) -> zbus::Result<()>;
+    fn revert_unit_files(&self, files: &[&str]) -> zbus::Result<Changes>;
     fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Listed>>;
     fn enable_unit_files(
         &self,
@@ -192,6 +199,28 @@ impl Systemd {
             }
         };
         self.job(unit, "stop", ask).await
+    }
+
+    /// Tells the unit, running or not, what it is to be like until the next boot.
+    pub(super) async fn set(
+        &self,
+        unit: &str,
+        properties: &[(&str, u64)],
+    ) -> Result<(), StepError> {
+        let properties = properties.iter();
+        let properties: Vec<_> = properties
+            .map(|(name, value)| (*name, zbus::Variant::from(*value)))
+            .collect();
+        let set = self.0.set_unit_properties(unit, true, &properties).await;
+        set.map_err(|error| of(unit, "set", &error))
+    }
+
+    /// Has the unit be again as its file says.
+    pub(super) async fn forget(&self, unit: &str) -> Result<(), StepError> {
+        match self.0.revert_unit_files(&[unit]).await {
+            Err(error) if !is_no_such_unit(&error) => Err(of(unit, "revert", &error)),
+            _ => Ok(()),
+        }
     }
 
     /// Has the unit start at boot.

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use super::limits;
 use super::systemd::UnitFile;
 use crate::model::{Guid, Layout, NetworkId};
 
@@ -47,7 +48,7 @@ pub(super) fn daemon(
     guid: Guid,
     network: NetworkId,
     group: Option<&str>,
-) -> [UnitFile; 3] {
+) -> [UnitFile; 4] {
     let binary = word(binary);
     let listen = plain(&layout.docker_socket(network));
     // An empty folder may never become a daemon's.
@@ -73,6 +74,7 @@ ListenStream={listen}
 RemoveOnStop=yes
 "
     );
+    let slice = limits::slice(network);
     let loopback_unit = loopback(network);
     let socket_unit = docker_socket(network);
     // As Debian's docker.service has it, but for what it is started by.
@@ -86,6 +88,7 @@ StartLimitIntervalSec=0
 {mounted}
 [Service]
 Type=notify
+Slice={slice}
 ExecStart={binary} daemon run --network-id {network}
 ExecReload=kill -s HUP $MAINPID
 Restart=on-failure
@@ -117,6 +120,7 @@ ExecStop=ip address delete {address}/26 dev lo
 "
     );
     [
+        limits::unit(network),
         UnitFile {
             name: loopback_unit,
             text: loopback_text,

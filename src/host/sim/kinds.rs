@@ -1,7 +1,7 @@
 use crate::model::{Function, Patch, Step};
 
 /// The names of all kinds of steps, and of all changes of a record.
-pub const KINDS: [&str; 79] = [
+pub const KINDS: [&str; 80] = [
     "ClearStaging",
     "Format",
     "GrowFile",
@@ -67,6 +67,7 @@ pub const KINDS: [&str; 79] = [
     "Created",
     "Policy",
     "Protect",
+    "Limit",
     "Suspend",
     "SuspendProject",
     "Delete",
@@ -154,6 +155,7 @@ pub fn kind(step: &Step) -> &'static str {
             Patch::Created => "Created",
             Patch::Policy { .. } => "Policy",
             Patch::Protect { .. } => "Protect",
+            Patch::Limit(_) => "Limit",
             Patch::Suspend { .. } => "Suspend",
             Patch::SuspendProject { .. } => "SuspendProject",
             Patch::Delete { .. } => "Delete",

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::nothing;
-use super::text::{AbsolutePath, Guid, ImageSize, Name, NetworkId, RelativePath};
+use super::text::{AbsolutePath, Guid, ImageSize, Name, NetworkId, RelativePath, RepositoryMemory};
 
 /// What the repository should be: new, with `size` and `encryption`, or a copy of
 /// another, with `forkOf`.
@@ -60,6 +60,29 @@ pub struct RepositorySpec {
     #[serde(default)]
     #[schemars(example = true)]
     pub protected: bool,
+    /// What its daemon and all its containers may take together. Changing it restarts
+    /// nothing. Kept where systemd and cgroup v2 rule the machine.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "RepositoryLimits")]
+    pub limits: Option<RepositoryLimits>,
+}
+
+/// What a repository may take at most.
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RepositoryLimits {
+    /// Memory, at least `256M`. What needs more is ended by the kernel.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "RepositoryMemory")]
+    pub memory: Option<RepositoryMemory>,
+    /// Processors: `0.5` is half of one.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "f64", range(min = 0.01, max = 1024.0), example = 1.5)]
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "nothing")]
+    #[schemars(with = "u32", range(min = 256, max = 4_194_304), example = 4096)]
+    pub pids: Option<u32>,
 }
 
 /// What a repository should be doing.

@@ -130,6 +130,14 @@ pub enum MemorySize {
     Bytes(#[schemars(range(min = 6_291_456))] u64),
 }
 
+/// A number and K, M, G or T (powers of 1024), or a number of bytes.
+#[derive(JsonSchema)]
+#[schemars(inline, untagged, example = &"2G")]
+pub enum RepositoryMemory {
+    Text(SizeText),
+    Bytes(#[schemars(range(min = 268_435_456))] u64),
+}
+
 /// A number and K, M, G or T: powers of 1024.
 #[derive(JsonSchema)]
 #[schemars(inline, example = &"2G")]

@@ -257,12 +257,15 @@ impl Step {
             Step::StartDaemon { guid, .. } => {
                 let repo = a.repo_mut(*guid);
                 let served = repo.daemon.known().is_some_and(|daemon| daemon.serving);
+                let record = repo.record.known();
                 repo.daemon = Part::Known(Daemon {
                     serving: true,
                     supervised: true,
+                    limits: Some(record.map(|record| record.limits).unwrap_or_default()),
                 });
                 if served {
-                    // Only a supervisor was added; containers outlive the change of daemon.
+                    // Only limits changed, or a supervisor was added; containers outlive
+                    // the change of daemon.
                     return;
                 }
                 repo.images.or_known(BTreeSet::new());

@@ -105,11 +105,13 @@ impl Step {
                     .unwrap_or(&Slots::default())
                     == slots
             }
-            Step::StartDaemon { guid, .. } => a
-                .repo(*guid, &absent)?
-                .daemon
-                .get()?
-                .is_some_and(|daemon| daemon.serving && daemon.supervised),
+            Step::StartDaemon { guid, .. } => {
+                let repo = a.repo(*guid, &absent)?;
+                let record = repo.record.get()?;
+                let limits = record.map(|record| record.limits).unwrap_or_default();
+                let daemon = repo.daemon.get()?;
+                daemon.is_some_and(|daemon| daemon.is_kept_within(&limits))
+            }
             Step::StopDaemon { guid, .. } => a.repo(*guid, &absent)?.daemon.get()?.is_none(),
             Step::WriteFiles { guid, project } => a
                 .repo(*guid, &absent)?

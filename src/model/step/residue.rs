@@ -49,10 +49,7 @@ impl Step {
             }
             // An attached device comes first, then the mount.
             Step::StartDaemon { guid, .. } => {
-                left.repo_mut(*guid).daemon = Part::Known(Daemon {
-                    serving: false,
-                    supervised: false,
-                });
+                left.repo_mut(*guid).daemon = Part::Known(Daemon::LEFT);
             }
             Step::StopDaemon { guid, .. } => {
                 let repo = left.repo_mut(*guid);

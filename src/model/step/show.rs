@@ -115,6 +115,7 @@ impl Step {
                 Patch::Policy(DeletionPolicy::Delete) => {
                     f.write_str("note policy             delete without a manifest")
                 }
+                Patch::Limit(limits) => write!(f, "note limits             {limits}"),
                 Patch::Protect(true) => f.write_str("protect"),
                 Patch::Protect(false) => f.write_str("lift protection"),
                 Patch::Suspend(Some(by)) | Patch::SuspendProject(_, Some(by)) => {

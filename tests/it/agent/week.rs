@@ -74,10 +74,7 @@ fn drift(host: &SimHost, dice: &mut Draws) {
             .containers()
             .for_each(|container| container.state = ContainerState::Exited(137)),
         4 => {
-            let left = Daemon {
-                serving: false,
-                supervised: false,
-            };
+            let left = Daemon::LEFT;
             for repo in world.repositories() {
                 if repo.daemon.known().is_some() {
                     repo.daemon = Part::Known(left);

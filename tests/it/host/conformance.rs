@@ -14,7 +14,8 @@ use renet::manifest::{
 };
 use renet::model::{
     Act, Actual, Asked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Guid, Layout,
-    Name, OnFailure, Owner, ProjectSpec, Rewind, RunState, Size, Snapshot, Step, refines,
+    Name, OnFailure, Owner, ProjectSpec, ResourceLimits, Rewind, RunState, Size, Snapshot, Step,
+    refines,
 };
 use renet::resolve::{Ids, Source};
 
@@ -129,6 +130,7 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
         network_id: None,
         deletion_policy: DeletionPolicy::Retain,
         protected: false,
+        limits: ResourceLimits::default(),
         moved_from: None,
     };
     let service = Service {

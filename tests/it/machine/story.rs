@@ -43,6 +43,63 @@ fn keeps_to_its_limits(machine: &Machine) {
     }
 }
 
+#[test]
+fn a_repository_is_kept_to_its_limits_and_nothing_restarts() {
+    let machine = Machine::boot();
+    story::declare(&machine, "Hello");
+    machine.expect(0, &["apply", "--yes"]);
+    let network = machine.listed("shop")["network_id"].to_string();
+    let group = format!("/sys/fs/cgroup/rediacc_{network}.slice");
+    let started = || {
+        let inspect = "inspect --format '{{.Id}} {{.State.StartedAt}}' web-web-1";
+        machine.sh(&format!("renet docker --network-id {network} -- {inspect}"))
+    };
+    let limited = |limits: &str| {
+        let more = format!("  limits: {limits}\n");
+        machine.declare([desired::repository("shop", "96M", "", &more)]);
+        machine.expect(0, &["apply", "--yes"]);
+        let said = machine.expect(0, &["diff"]);
+        assert!(!said.contains("limits"), "{said}");
+        ["memory.max", "cpu.max", "pids.max"]
+            .map(|file| machine.sh(&format!("cat {group}/{file}")).trim().to_owned())
+    };
+    let before = started();
+    assert_eq!(
+        limited("{ memory: 512M, cpus: 1.5, pids: 1000 }"),
+        ["536870912", "150000 100000", "1000"]
+    );
+    assert_eq!(
+        limited("{ memory: 1G, cpus: 0.25 }"),
+        ["1073741824", "25000 100000", "max"]
+    );
+    // Whoever tells systemd otherwise is overruled.
+    let slice = format!("rediacc_{network}.slice");
+    machine.sh(&format!(
+        "systemctl set-property --runtime {slice} TasksMax=77"
+    ));
+    machine.expect(1, &["diff"]);
+    assert_eq!(
+        limited("{ memory: 1G, cpus: 0.25 }"),
+        ["1073741824", "25000 100000", "max"]
+    );
+    assert_eq!(limited("{}"), ["max", "max 100000", "max"]);
+    let status = machine.json(&["repository", "status", "shop"]);
+    assert_eq!(status["limits"], serde_json::Value::Null);
+    assert_eq!(started(), before);
+    // Both the daemon and what it runs are counted.
+    let inside = machine.sh(&format!(
+        "cd {group}; find . -name cgroup.procs | xargs cat | sort -u | \
+         while read pid; do tr '\\0' ' ' </proc/$pid/cmdline; echo; done"
+    ));
+    for program in ["dockerd", "httpd"] {
+        assert!(inside.contains(program), "no {program} in {inside}");
+    }
+    // What is stopped leaves none of it.
+    machine.expect(0, &["repository", "unmount", "shop"]);
+    machine.sh(&format!("! test -e {group}"));
+    machine.sh(&format!("! systemctl cat {slice} 2>/dev/null"));
+}
+
 /// Takes the power away when an apply has told of so many steps.
 fn cut(machine: &mut Machine, steps: usize) {
     let mut command = machine.command(&["renet", "apply", "--yes"]);

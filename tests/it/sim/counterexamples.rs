@@ -17,10 +17,7 @@ use super::world::*;
 
 fn left_behind(lab: &Lab, called: &str) {
     let guid = lab.guid(called);
-    lab.host.world().actual.repo_mut(guid).daemon = Part::Known(Daemon {
-        serving: false,
-        supervised: false,
-    });
+    lab.host.world().actual.repo_mut(guid).daemon = Part::Known(Daemon::LEFT);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use renet::host::sim::{Fault, KINDS, Unreadable};
 use renet::manifest::MovedFrom;
 use renet::model::{
     Act, Actual, Blocked, ContainerState, Daemon, DataLossPermit, DeletionPolicy, Digest, Guid,
-    Lineage, Name, NetworkId, Object, OnFailure, Part, Pbkdf, Record, Repository, Rewind, RunState,
-    Seal, Size, Snapshot, StoreAct, Suspension,
+    Lineage, Name, NetworkId, Object, OnFailure, Part, Pbkdf, Record, Repository, ResourceLimits,
+    Rewind, RunState, Seal, Size, Snapshot, StoreAct, Suspension,
 };
 use renet::resolve::{Source, free_network};
 
@@ -92,6 +92,8 @@ enum Drift {
     ContainerGone,
     Daemon,
     Supervisor,
+    /// Somebody told systemd other limits.
+    Limits,
     Umount,
     Routes,
     Proxy,
@@ -447,15 +449,21 @@ fn apply_drift(lab: &Lab, which: u8, drift: Drift) {
             }
         }
         Drift::Daemon if repo.daemon.known().is_some() => {
-            let left = Daemon {
-                serving: false,
-                supervised: false,
-            };
-            repo.daemon = Part::Known(left);
+            repo.daemon = Part::Known(Daemon::LEFT);
         }
         Drift::Supervisor => {
             if let Part::Known(daemon) = &mut repo.daemon {
                 daemon.supervised = false;
+            }
+        }
+        Drift::Limits => {
+            if let Part::Known(daemon) = &mut repo.daemon
+                && daemon.serving
+            {
+                daemon.limits = Some(ResourceLimits {
+                    pids: Some(300),
+                    ..ResourceLimits::default()
+                });
             }
         }
         Drift::Umount => repo.storage.mount = Part::Absent,
@@ -507,8 +515,14 @@ fn repo() -> impl Strategy<Value = Repo> {
         1 => Just(OnFailure::Stop),
         2 => Just(OnFailure::RollbackWithData),
     ];
+    let limits = prop_oneof![3 => Just(None), 1 => (1..3_u32).prop_map(Some)].prop_map(|cpus| {
+        ResourceLimits {
+            cpus: cpus.map(|cpus| cpus * 50),
+            ..ResourceLimits::default()
+        }
+    });
     let protected = (
-        prop::bool::weighted(0.1),
+        (prop::bool::weighted(0.1), limits),
         sealed,
         autostart,
         (fork, snapshots),
@@ -530,7 +544,13 @@ fn repo() -> impl Strategy<Value = Repo> {
             (projects, depends),
             route,
             policy,
-            (protected, sealed, autostart, (fork, snapshots), (hook, on_failure, fork_first)),
+            (
+                (protected, limits),
+                sealed,
+                autostart,
+                (fork, snapshots),
+                (hook, on_failure, fork_first),
+            ),
             moved_from,
         )| Repo {
             size,
@@ -541,6 +561,7 @@ fn repo() -> impl Strategy<Value = Repo> {
             hook,
             policy,
             protected,
+            limits,
             moved_from,
             guid: None,
             sealed,
@@ -630,6 +651,7 @@ fn drift() -> impl Strategy<Value = Drift> {
         Drift::ContainerGone,
         Drift::Daemon,
         Drift::Supervisor,
+        Drift::Limits,
         Drift::Umount,
         Drift::Routes,
         Drift::Proxy,

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use renet::host::sim::veil;
 use renet::model::{
     Actual, Asked, Daemon, DeletionPolicy, Desired, Guid, Header, Mount, NetworkId, Origin, Part,
-    Patch, Pbkdf, Record, Repository, RepositorySpec, RunState, Seal, Size, Slots, Step, Volume,
+    Patch, Pbkdf, Record, Repository, RepositorySpec, ResourceLimits, RunState, Seal, Size, Slots,
+    Step, Volume,
 };
 use renet::plan::{Limits, Share, plan};
 
@@ -75,6 +76,7 @@ fn is_goal(actual: &Actual, state: RunState) -> bool {
             == Part::Known(Daemon {
                 serving: true,
                 supervised: true,
+                limits: Some(ResourceLimits::default()),
             });
     whole
         && if state == RunState::Offline {
@@ -124,6 +126,7 @@ fn desired(state: RunState, sealed: bool) -> Desired {
         state,
         policy: DeletionPolicy::Retain,
         protected: false,
+        limits: ResourceLimits::default(),
         is_new: false,
         slots: Slots::default(),
         declared: BTreeSet::new(),
@@ -157,17 +160,24 @@ fn states(sealed: bool) -> Vec<Actual> {
     };
     // What carries the file system.
     let below = 2 + usize::from(sealed);
-    let left = |serving, supervised| {
-        Part::Known(Daemon {
-            serving,
-            supervised,
-        })
+    let left = |serving, supervised| Daemon {
+        serving,
+        supervised,
+        limits: Some(ResourceLimits::default()),
+    };
+    let limited = Daemon {
+        limits: Some(ResourceLimits {
+            cpus: Some(50),
+            ..ResourceLimits::default()
+        }),
+        ..left(true, true)
     };
     let daemons = [
         Part::Absent,
-        left(false, false),
-        left(true, false),
-        left(true, true),
+        Part::Known(Daemon::LEFT),
+        Part::Known(left(true, false)),
+        Part::Known(left(true, true)),
+        Part::Known(limited),
     ];
     let mut states = Vec::new();
     for created in [false, true] {
@@ -266,7 +276,10 @@ fn never_longer(sealed: bool) {
                         repo.images = before.images;
                         repo.containers = before.containers;
                     }
-                    if !matches!(step, Step::Record(_, Patch::Policy(_) | Patch::Protect(_))) {
+                    if !matches!(
+                        step,
+                        Step::Record(_, Patch::Policy(_) | Patch::Protect(_) | Patch::Limit(_))
+                    ) {
                         taken.push(step);
                     }
                 }

@@ -5,7 +5,8 @@ use renet::host::Scope;
 use renet::host::sim::Unreadable;
 use renet::manifest::Machine;
 use renet::model::{
-    Act, Blocked, Lineage, MachineRecord, NetworkId, Object, Part, RunState, Size, Step, StoreAct,
+    Act, Blocked, Daemon, Lineage, MachineRecord, NetworkId, Object, Part, ResourceLimits,
+    RunState, Size, Step, StoreAct,
 };
 
 use super::world::*;
@@ -360,6 +361,54 @@ fn l30_more_is_promised_than_there_is_only_where_the_machine_says_so() {
     lab.host.world().actual.datastore.free = Part::Known(Size::mib(2048));
     assert!(lab.run(&wanted).unwrap().in_sync());
     assert!(other(&grow(1100)));
+}
+
+#[test]
+fn the_limits_of_a_repository_change_while_it_runs() {
+    let limited = |cpus| {
+        let mut folder = folder(1).with(0, Repo::with(&[0]));
+        folder.repo(0).limits = ResourceLimits {
+            cpus,
+            ..ResourceLimits::default()
+        };
+        folder
+    };
+    let lab = Lab::at_rest(&limited(None));
+    let guid = lab.guid("r0");
+    let containers = || lab.repo_of(guid).containers;
+    let kept = || lab.repo_of(guid).daemon.known().unwrap().limits.unwrap();
+    let before = containers();
+    for cpus in [Some(50), Some(150), None] {
+        let report = lab.run(&limited(cpus)).unwrap();
+        assert_eq!(done(&report), ["Limit", "StartDaemon"]);
+        assert_eq!(kept().cpus, cpus);
+        assert_eq!(containers(), before);
+        assert!(lab.run(&limited(cpus)).unwrap().performed.is_empty());
+    }
+    // Somebody told systemd otherwise.
+    let daemon = |limits| {
+        let mut world = lab.host.world();
+        world.actual.repo_mut(guid).daemon = Part::Known(Daemon {
+            serving: true,
+            supervised: true,
+            limits,
+        });
+    };
+    daemon(Some(ResourceLimits {
+        pids: Some(300),
+        ..ResourceLimits::default()
+    }));
+    let report = lab.run(&limited(None)).unwrap();
+    assert_eq!(done(&report), ["StartDaemon"]);
+    // Where nothing keeps them, that is said, and nothing is tried.
+    lab.run(&limited(Some(50))).unwrap();
+    daemon(None);
+    let report = lab.run(&limited(Some(50))).unwrap();
+    assert!(report.performed.is_empty(), "{:?}", done(&report));
+    assert!(report.in_sync());
+    let (object, note) = &report.last.plan.notes[0];
+    assert_eq!(*object, Object::Repository(guid));
+    assert!(note.contains("not kept"), "{note}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use renet::manifest::{
 use renet::model::{
     Act, Asked, Blocked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Gone, Guid,
     Layout, Name, NetworkId, Object, OnFailure, Owner, Part, Pbkdf, ProjectSpec, Prune, Record,
-    RunState, Schedule, Seal, SecretRef, Size, StoreAct, Suspension, Tombstone,
+    ResourceLimits, RunState, Schedule, Seal, SecretRef, Size, StoreAct, Suspension, Tombstone,
 };
 use renet::plan::GRACE;
 use renet::resolve::{Ids, Source};
@@ -52,6 +52,7 @@ pub struct Repo {
     pub hook: Option<&'static str>,
     pub policy: DeletionPolicy,
     pub protected: bool,
+    pub limits: ResourceLimits,
     pub moved_from: Option<MovedFrom>,
     pub guid: Option<Guid>,
     pub sealed: bool,
@@ -82,6 +83,7 @@ impl Repo {
             hook: None,
             policy: DeletionPolicy::Retain,
             protected: false,
+            limits: ResourceLimits::default(),
             moved_from: None,
             guid: None,
             sealed: false,
@@ -220,6 +222,7 @@ impl Folder {
                     network_id: None,
                     deletion_policy: repo.policy,
                     protected: repo.protected,
+                    limits: repo.limits,
                     moved_from: repo.moved_from.clone(),
                 }
                 .into(),

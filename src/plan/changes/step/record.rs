@@ -68,6 +68,12 @@ impl View<'_> {
                     .map(|record| record.protected.to_string());
                 one("protected", was, Some(protected.to_string()))
             }
+            Patch::Limit(limits) => {
+                let was = record
+                    .filter(|_| !made)
+                    .map(|record| record.limits.to_string());
+                one("limits", was, Some(limits.to_string()))
+            }
             Patch::Suspend(by) | Patch::SuspendProject(_, by) => {
                 let word = |suspended: bool| Some(suspended.to_string());
                 one("suspended", word(by.is_none()), word(by.is_some()))

@@ -1,6 +1,6 @@
 use super::super::{Explained, Field};
-use super::{View, drift, one};
-use crate::model::{Guid, RunState, Step, Volume};
+use super::{View, drift, one, silent};
+use crate::model::{Daemon, Guid, Patch, RunState, Step, Volume};
 
 impl View<'_> {
     pub(super) fn grow(&self, volume: Volume, to: String) -> Explained {
@@ -76,7 +76,22 @@ impl View<'_> {
         match daemon {
             None => drift("daemon", "not running", Some("running")),
             Some(daemon) if !daemon.serving => drift("daemon", "dead", Some("running")),
-            Some(_) => drift("daemon", "without its supervisor", Some("supervised")),
+            Some(daemon) if !daemon.supervised => {
+                drift("daemon", "without its supervisor", Some("supervised"))
+            }
+            Some(daemon) => self.limit(guid, &daemon),
         }
+    }
+
+    fn limit(&self, guid: Guid, daemon: &Daemon) -> Explained {
+        let noted = |step: &Step| matches!(step, Step::Record(of, Patch::Limit(_)) if *of == guid);
+        if self.plans(&noted) {
+            return silent("its limits change");
+        }
+        let is = daemon.limits.unwrap_or_default().to_string();
+        let to = self.with(guid, |repo| {
+            repo.record.known().map(|record| record.limits.to_string())
+        });
+        drift("limits", &is, to.as_deref())
     }
 }
