@@ -7,6 +7,7 @@
 
 mod ledger;
 mod locks;
+mod perform;
 mod reconciler;
 
 use std::collections::{BTreeMap, BTreeSet};
