@@ -110,7 +110,12 @@ pub enum Blocked {
     NoRoom {
         /// What is asked for.
         wanted: Size,
-        /// What is left.
+        /// What may still be promised.
+        left: Size,
+    },
+    /// Too little of the datastore is really free to promise any of it.
+    NearlyFull {
+        /// What is free.
         free: Size,
     },
     /// Another source declares this object.
@@ -187,7 +192,7 @@ impl Blocked {
             Blocked::DependencyBlocked { .. } => "DependencyBlocked",
             Blocked::Unresolved(_) => "Unresolved",
             Blocked::NetworkIdInUse { .. } => "NetworkIdInUse",
-            Blocked::NoRoom { .. } => "NoRoom",
+            Blocked::NoRoom { .. } | Blocked::NearlyFull { .. } => "NoRoom",
             Blocked::OwnedElsewhere { .. } => "OwnedElsewhere",
             Blocked::NotShown => "NotShown",
             Blocked::PossibleRename { .. } => "PossibleRename",
@@ -200,6 +205,9 @@ impl Blocked {
         }
     }
 }
+
+/// What gives room.
+const ROOM: &str = "`renet prune --trash` or `renet datastore expand` give room";
 
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -256,9 +264,14 @@ impl fmt::Display for Blocked {
             Blocked::DependencyBlocked { on } => write!(f, "waits for {on}"),
             Blocked::Unresolved(message) => f.write_str(message),
             Blocked::NetworkIdInUse { id, by } => write!(f, "network id {id} in use by {by}"),
-            Blocked::NoRoom { wanted, free } => {
-                write!(f, "no room: {wanted} wanted, {free} free")
-            }
+            Blocked::NoRoom { wanted, left } => write!(
+                f,
+                "no room: {wanted} wanted, {left} can still be promised; {ROOM}"
+            ),
+            Blocked::NearlyFull { free } => write!(
+                f,
+                "no room: only {free} of the datastore is really free; {ROOM}"
+            ),
             Blocked::OwnedElsewhere { owner } => write!(
                 f,
                 "belongs to {owner}; `renet apply --take-over` moves it here"

@@ -446,17 +446,14 @@ impl Script<'_> {
         };
         let most = usable / 100 * u64::from(overcommit.unwrap_or(100));
         let really = self.scratch.datastore.free.known();
-        let little = really.is_some_and(|free| free.as_bytes() < percent * RESERVE_PERCENT);
-        let free = match little {
-            true => 0,
-            false => most.saturating_sub(promised),
-        };
-        if wanted.as_bytes() > free {
-            return Err(Stop::Block(Blocked::NoRoom {
-                wanted,
-                free: Size::bytes(free),
-            }));
+        let little = really.filter(|free| free.as_bytes() < percent * RESERVE_PERCENT);
+        if let Some(free) = little {
+            return Err(Stop::Block(Blocked::NearlyFull { free: *free }));
         }
-        Ok(())
+        let left = Size::bytes(most.saturating_sub(promised));
+        match wanted > left {
+            true => Err(Stop::Block(Blocked::NoRoom { wanted, left })),
+            false => Ok(()),
+        }
     }
 }
