@@ -71,7 +71,7 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     let load = move || loader.lock().unwrap_or_else(PoisonError::into_inner).load();
     let (root, binary) = (layout.clone(), std::env::current_exe()?);
     let open = move |manifests: &Manifests| {
-        let host = LinuxHost::new(root.clone(), manifests.backing_file(), binary.clone());
+        let host = LinuxHost::new(root.clone(), manifests.backing(), binary.clone());
         host.with_secrets(Secrets::asked(manifests.secrets()))
     };
     let agent = Agent::new(open, patient(), layout.clone(), load, policy, board.clone());

@@ -1,5 +1,7 @@
 //! Commands on the datastore: small reconciles over the same steps as `apply`.
 
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -9,16 +11,22 @@ use super::repository::by;
 use super::session::Session;
 use crate::host::linux::{check, files};
 use crate::host::{Host as _, Scope};
-use crate::model::{Actual, Layout, Part, Size, StoreAct, Suspension};
+use crate::manifest;
+use crate::model::{Actual, Backing, Layout, Part, Size, StoreAct, Suspension};
 
 /// The BTRFS file system that holds all repositories
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make it, where there is none, and mount it
+    /// Make it, where there is none, and mount it: in a file, or on a device of its own
+    #[command(group = clap::ArgGroup::new("backing").required(true).args(["size", "device"]))]
     Init {
-        /// How large: `20G`, at least 256M
+        /// How large its file is: `20G`, at least 256M
         #[arg(long)]
-        size: Size,
+        size: Option<Size>,
+        /// The block device that holds it, all of it: `/dev/disk/by-id/…`, at least 256M.
+        /// It must be blank: with any signature on it, it is refused
+        #[arg(long, value_name = "DEVICE", value_parser = device)]
+        device: Option<PathBuf>,
     },
     /// Mount it
     Mount,
@@ -39,7 +47,7 @@ pub enum Command {
     /// Make it larger, while it is in use
     Expand {
         /// Its new size, like `40G`, or by how much it grows, like `+20G`; left out,
-        /// as large as its disk allows
+        /// as large as its disk allows, or as its device is
         #[arg(long, allow_hyphen_values = true)]
         size: Option<String>,
     },
@@ -51,7 +59,9 @@ pub async fn run(command: &Command, layout: Layout) -> anyhow::Result<u8> {
     let point = session.layout.datastore();
     let at = point.display();
     match command {
-        Command::Init { size } => init(session, size.round_up_mib()).await,
+        Command::Init { size, device } => {
+            init(session, size.map(Size::round_up_mib), device.as_deref()).await
+        }
         Command::Mount => {
             let done = format!("the datastore is mounted at {at}");
             let already = format!("the datastore is mounted at {at} already");
@@ -90,27 +100,60 @@ fn refuse(message: impl Into<String>) -> Failure {
     }
 }
 
-async fn init(session: Session, size: Size) -> anyhow::Result<u8> {
+fn device(said: &str) -> Result<PathBuf, String> {
+    manifest::device(Path::new(said))
+}
+
+async fn init(
+    mut session: Session,
+    size: Option<Size>,
+    device: Option<&Path>,
+) -> anyhow::Result<u8> {
     let least = Size::SMALLEST_DATASTORE;
-    if size < least {
+    if let Some(size) = size.filter(|size| *size < least) {
         return Err(Failure::usage(format!("{size} is too small; at least {least}")).into());
     }
-    let seen = session.host.observe(Scope::Records).await;
-    if !seen.datastore.storage.file.is_absent() {
-        let file = session.host.backing_file().display();
-        let message = format!("there is a datastore already ({file}); nothing was changed");
-        return Err(refuse(message).into());
+    none_yet(&session).await?;
+    if let Some(device) = device {
+        session.host = session.host.with_device(device.to_owned());
+        none_yet(&session).await?;
     }
     let at = session.layout.datastore();
-    let done = format!("a datastore of {size} is mounted at {}", at.display());
+    let made = match (size, device) {
+        (Some(size), _) => format!(" of {size}"),
+        (None, Some(device)) => format!(" on {}", device.display()),
+        (None, None) => String::new(),
+    };
+    let done = format!("a datastore{made} is mounted at {}", at.display());
     carry_out(session, StoreAct::Init(size), &done, &done).await
+}
+
+/// Refuses to make a second one, and one in the place of another.
+async fn none_yet(session: &Session) -> Result<(), Failure> {
+    let seen = session.host.observe(Scope::Records).await;
+    match seen.datastore.storage.file {
+        Part::Absent => Ok(()),
+        Part::Unknown(why) => Err(refuse(format!("{why}; nothing was changed"))),
+        Part::Known(_) | Part::Hidden => {
+            let path = session.host.backing().path().display();
+            let how = match (session.host.backing(), seen.datastore.note.is_absent()) {
+                (Backing::Device(_), true) => "; a Machine manifest that names it has it mounted",
+                _ => "",
+            };
+            let message = format!("there is a datastore already ({path}){how}");
+            Err(refuse(format!("{message}; nothing was changed")))
+        }
+    }
 }
 
 /// What programs read; sizes in bytes.
 #[derive(Serialize)]
 struct Status {
     path: String,
-    backing_file: String,
+    /// The file that holds it, where no device does.
+    backing_file: Option<String>,
+    /// The block device that holds it, where no file does.
+    device: Option<String>,
     mounted: bool,
     uuid: Option<String>,
     size: Option<u64>,
@@ -130,18 +173,26 @@ struct Status {
 async fn status(session: &Session, output: Format) -> anyhow::Result<u8> {
     let seen = session.host.observe(Scope::Records).await;
     let store = &seen.datastore;
+    let refused = store.disk.known().and_then(|disk| disk.refused.clone());
     let note = match (&store.storage.mount, &store.storage.file, &store.layout) {
         (Part::Unknown(why), ..) | (_, Part::Unknown(why), _) | (.., Part::Unknown(why)) => {
             Some(why.clone())
         }
-        (_, Part::Absent, _) => Some("there is none: `renet datastore init --size`".to_owned()),
+        (_, Part::Absent, _) => Some(match (&store.disk, refused) {
+            (Part::Unknown(why), _) => why.clone(),
+            (_, Some(why)) => why,
+            _ => "there is none: `renet datastore init`".to_owned(),
+        }),
         (Part::Known(_), ..) => None,
         _ => Some("not mounted: `renet datastore mount`".to_owned()),
     };
+    let path = || Some(session.host.backing().path().display().to_string());
+    let is_device = matches!(session.host.backing(), Backing::Device(_));
     let bytes = |part: &Part<Size>| part.known().map(|size| size.as_bytes());
     let status = Status {
         path: session.layout.datastore().display().to_string(),
-        backing_file: session.host.backing_file().display().to_string(),
+        backing_file: path().filter(|_| !is_device),
+        device: path().filter(|_| is_device),
         mounted: store.storage.mount.known().is_some(),
         uuid: store.identity.known().map(ToString::to_string),
         size: bytes(&store.storage.file),
@@ -172,7 +223,8 @@ fn text(status: &Status) -> String {
     let rows = [
         ("path", Some(status.path.clone())),
         ("mounted", Some(mounted.to_owned())),
-        ("backing file", Some(status.backing_file.clone())),
+        ("backing file", status.backing_file.clone()),
+        ("device", status.device.clone()),
         ("uuid", status.uuid.clone()),
         ("size", bytes(status.size)),
         ("available", bytes(status.available)),
@@ -239,12 +291,15 @@ async fn validate(session: &Session, output: Format) -> anyhow::Result<u8> {
 async fn expand(session: Session, said: Option<&str>) -> anyhow::Result<u8> {
     let seen = session.host.observe(Scope::Records).await;
     let Some(is) = seen.datastore.storage.file.known().copied() else {
-        return Err(refuse("there is no datastore: `renet datastore init --size`").into());
+        return Err(refuse("there is no datastore: `renet datastore init`").into());
     };
+    if let Backing::Device(device) = session.host.backing().clone() {
+        return fill(session, said, is, &device).await;
+    }
     let size = match said {
         Some(said) => super::repository::new_size(said, is)?,
         None => {
-            let file = session.host.backing_file();
+            let file = session.host.backing().path();
             let disk = file.parent().unwrap_or(file);
             let (total, free) = (files::total(disk)?, files::available(disk)?);
             // A sparse file already has what it was promised.
@@ -271,6 +326,22 @@ async fn expand(session: Session, said: Option<&str>) -> anyhow::Result<u8> {
     }
     let done = format!("the datastore has {size}");
     carry_out(session, StoreAct::Expand(size), &done, &done).await
+}
+
+/// A datastore on a device is as large as that is.
+async fn fill(session: Session, said: Option<&str>, is: Size, device: &Path) -> anyhow::Result<u8> {
+    let device = device.display();
+    let said = said.map(|said| super::repository::new_size(said, is));
+    if let Some(size) = said.transpose()?.filter(|size| *size != is.round_up_mib()) {
+        let message = format!(
+            "{device} has {is}, and the datastore on it neither more nor less than its device: \
+             make that one {size} large, then leave `--size` out"
+        );
+        return Err(refuse(format!("{message}; nothing was changed")).into());
+    }
+    let done = format!("the datastore has {is}, all of {device}");
+    let already = format!("the datastore has {is} already, all of {device}");
+    carry_out(session, StoreAct::Mount, &done, &already).await
 }
 
 /// As large as leaves 5 % of a disk free, and at least 10 GiB.

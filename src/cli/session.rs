@@ -120,7 +120,7 @@ impl Session {
             (false, true) => Prune::Retire(digest.map(|said| Digest::typed(said))),
             (false, false) => Prune::Keep,
         };
-        let backing = folder.manifests.backing_file();
+        let backing = folder.manifests.backing();
         let secrets = Secrets::asked(folder.manifests.secrets());
         let source = Source {
             owner: Owner {

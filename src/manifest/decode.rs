@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fields::{Fields, near, number, plain, text};
@@ -272,14 +272,9 @@ pub(super) fn port(node: &Node) -> Result<u16, String> {
 
 fn machine(spec: &Fields, name: Option<&Name>, context: &Context) -> Option<Machine> {
     let datastore = spec.map("datastore").map(|fields| {
-        let size = fields.required("size", "`size:`, like `size: 20G`", |node| {
-            size(node, Size::SMALLEST_DATASTORE, "a datastore")
-        });
-        let backing_file = fields.optional("backingFile", |node| {
-            absolute(&text::<PathBuf>(node)?, "/mnt/rediacc.img")
-        });
+        let datastore = datastore(&fields, context);
         fields.finish();
-        size.map(|size| MachineDatastore { size, backing_file })
+        datastore
     });
     let proxy = spec.map("proxy").map(|fields| {
         let proxy = proxy(&fields, context);
@@ -300,6 +295,50 @@ fn machine(spec: &Fields, name: Option<&Name>, context: &Context) -> Option<Mach
         base_domain,
         proxy: proxy.unwrap_or_default(),
     })
+}
+
+fn datastore(fields: &Fields, context: &Context) -> Option<MachineDatastore> {
+    let size = fields.optional("size", |node| {
+        size(node, Size::SMALLEST_DATASTORE, "a datastore")
+    });
+    let path = fields.optional("backingFile", |node| {
+        match absolute(&text::<PathBuf>(node)?, "/mnt/rediacc.img")? {
+            path if path.starts_with("/dev") => {
+                Err("this is no file; a device is named by `device:` alone".into())
+            }
+            path => Ok(path),
+        }
+    });
+    let device = fields.optional("device", |node| device(&text::<PathBuf>(node)?));
+    if !fields.has("device") {
+        if !fields.has("size") {
+            fields.lacks("size", "`size:`, like `size: 20G`, or `device: /dev/…`");
+        }
+        return size.map(|size| MachineDatastore::File { size, path });
+    }
+    let said = match (fields.has("size"), fields.has("backingFile")) {
+        (false, false) => return device.map(MachineDatastore::Device),
+        (true, false) => "`size:`",
+        (false, true) => "`backingFile:`",
+        (true, true) => "`size:` and `backingFile:`",
+    };
+    context.report.at(
+        &fields.place("device"),
+        "a datastore on a device is all of that device, and in no file",
+        format!("remove `device:`, or {said}"),
+    );
+    None
+}
+
+/// The path of a block device.
+pub(crate) fn device(path: &Path) -> Result<PathBuf, String> {
+    const EXAMPLE: &str = "/dev/disk/by-id/…";
+    match absolute(path, EXAMPLE) {
+        Ok(path) if path.starts_with("/dev") && path != Path::new("/dev") => Ok(path),
+        _ => Err(format!(
+            "write the path of a device below /dev, like `{EXAMPLE}`"
+        )),
+    }
 }
 
 /// How much more than there is may be promised, in hundredths.

@@ -36,11 +36,12 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use crate::model::{
-    Acme, CertificateFiles, DeletionPolicy, Digest, Environment, FileSet, Guid, HostName, Name,
-    Named, NetworkId, OnFailure, ProxySpec, RelPath, ResourceLimits, RunAs, RunState, Schedule,
-    Seal, SecretRef, Size,
+    Acme, Backing, CertificateFiles, DeletionPolicy, Digest, Environment, FileSet, Guid, HostName,
+    Name, Named, NetworkId, OnFailure, ProxySpec, RelPath, ResourceLimits, RunAs, RunState,
+    Schedule, Seal, SecretRef, Size,
 };
 
+pub(crate) use decode::device;
 pub use digested::Digested;
 pub use load::{Loader, OneFile, load, load_file};
 pub use problem::Problem;
@@ -102,10 +103,12 @@ impl Manifests {
         self.routes.retain(|name, _| is(Named::Route(name.clone())));
     }
 
-    /// The datastore's backing file, where a Machine names one.
-    pub fn backing_file(&self) -> Option<PathBuf> {
-        let datastore = self.machine.as_ref()?.datastore.as_ref()?;
-        datastore.backing_file.clone()
+    /// What the datastore lies on, where a Machine names it.
+    pub fn backing(&self) -> Option<Backing> {
+        match self.machine.as_ref()?.datastore.as_ref()? {
+            MachineDatastore::File { path, .. } => path.clone().map(Backing::File),
+            MachineDatastore::Device(path) => Some(Backing::Device(path.clone())),
+        }
     }
 
     /// Whether a compose file speaks of labels that ask for routes.
@@ -223,11 +226,26 @@ pub struct Machine {
 
 /// The datastore of a [`Machine`].
 #[derive(Clone, Debug)]
-pub struct MachineDatastore {
-    /// At least this large.
-    pub size: Size,
-    /// Its backing file, where not the usual one.
-    pub backing_file: Option<PathBuf>,
+pub enum MachineDatastore {
+    /// In a file.
+    File {
+        /// At least this large.
+        size: Size,
+        /// Its backing file, where not the usual one.
+        path: Option<PathBuf>,
+    },
+    /// On a block device, all of it.
+    Device(PathBuf),
+}
+
+impl MachineDatastore {
+    /// How large it is to be; nothing is said of a device.
+    pub fn size(&self) -> Option<Size> {
+        match self {
+            Self::File { size, .. } => Some(*size),
+            Self::Device(_) => None,
+        }
+    }
 }
 
 /// The reverse proxy of a [`Machine`].

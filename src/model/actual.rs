@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{
-    Digest, FileEntry, Function, Guid, HookRun, MachineRecord, Mount, Name, NetworkId, Part,
+    Digest, Disk, FileEntry, Function, Guid, HookRun, MachineRecord, Mount, Name, NetworkId, Part,
     ProxySpec, Record, Rediaccfile, RelPath, ResourceLimits, Revisions, RouteRecord, SecretRef,
     Shared, Size, Slots, Snapshot, Snapshots, Storage, Suspension,
 };
@@ -43,7 +43,9 @@ pub struct Actual {
 pub struct Datastore {
     /// Its backing file, device and mount.
     pub storage: Storage,
-    /// The UUID of the file system in the backing file.
+    /// The block device that it lies on; absent where that is a backing file.
+    pub disk: Part<Disk>,
+    /// The UUID of the file system in the backing file or on the device.
     pub identity: Part<Uuid>,
     /// The UUID of the datastore that belongs to this machine.
     pub note: Part<Uuid>,
@@ -450,6 +452,7 @@ pub fn refines(observed: &Actual, predicted: &Actual) -> Result<(), String> {
         &observed.datastore.storage,
         &predicted.datastore.storage,
     )?;
+    part("disk", &observed.datastore.disk, &predicted.datastore.disk)?;
     part(
         "identity",
         &observed.datastore.identity,

@@ -301,8 +301,8 @@ pub enum StoreAct {
     Unmount(Suspension),
     /// Closed until the machine comes back.
     Close,
-    /// Made with this size, where there is none.
-    Init(Size),
+    /// Made where there is none: with this size, or as large as its device.
+    Init(Option<Size>),
     /// At least this large.
     Expand(Size),
     /// Without its emergency reserve: that is given back.
@@ -310,10 +310,11 @@ pub enum StoreAct {
 }
 
 impl StoreAct {
-    /// The size that is asked for.
-    pub fn size(&self) -> Option<Size> {
+    /// The size of the datastore that is asked for, where one is.
+    pub fn size(&self) -> Option<Option<Size>> {
         match self {
-            StoreAct::Init(size) | StoreAct::Expand(size) => Some(*size),
+            StoreAct::Init(size) => Some(*size),
+            StoreAct::Expand(size) => Some(Some(*size)),
             _ => None,
         }
     }
@@ -322,8 +323,8 @@ impl StoreAct {
 /// The datastore as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatastoreSpec {
-    /// At least this large.
-    pub size: Size,
+    /// At least this large; nothing is said where it is as large as its device.
+    pub size: Option<Size>,
     /// The UUID that a new one gets.
     pub uuid: Uuid,
 }

@@ -59,5 +59,5 @@ pub use shared::Shared;
 pub use size::Size;
 pub use snapshot::{MadeBy, Schedule, Snapshot, Snapshots};
 pub use step::{Danger, Step};
-pub use storage::{Header, Mount, Storage, Volume};
+pub use storage::{Backing, Disk, Header, Mount, Storage, Volume};
 pub use warning::{Warning, warnings};

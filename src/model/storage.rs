@@ -1,10 +1,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use super::{Guid, Part, Size, Stop};
 
 /// A file with a file system in it: the datastore's backing file (BTRFS), or a
-/// repository's image (ext4). Both grow through the same layers.
+/// repository's image (ext4). Both grow through the same layers. The datastore may be a
+/// block device instead, which has no layer below its file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Volume {
     /// The datastore.
@@ -22,16 +24,47 @@ impl fmt::Display for Volume {
     }
 }
 
+/// What the datastore lies on, by the path that people gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A file, which a loop device shows.
+    File(PathBuf),
+    /// A block device, or a link to one. A file is never made in its place.
+    Device(PathBuf),
+}
+
+impl Backing {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Backing::File(path) | Backing::Device(path) => path,
+        }
+    }
+}
+
+/// The block device that the datastore lies on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its path as people gave it.
+    pub path: PathBuf,
+    /// Its size.
+    pub size: Size,
+    /// Why no datastore can be made on it, where it holds none: it is too small, or has
+    /// some signature.
+    pub refused: Option<String>,
+}
+
 /// The layers of a [`Volume`], from the file up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
     /// A half-made file under its temporary name: rubbish.
     pub staging: Part<()>,
-    /// The file, with its apparent size.
+    /// The file, with its apparent size; or the block device with a BTRFS on it.
     pub file: Part<Size>,
     /// What the file begins with; of an image, wherever it lies.
     pub header: Part<Header>,
-    /// The loop device over the file, with the size it shows.
+    /// The loop device over the file, with the size it shows; of a block device with a
+    /// BTRFS on it that device, used or not.
     pub device: Part<Size>,
     /// The decrypted mapping over the device, with the size it shows.
     pub mapper: Part<Size>,

@@ -27,9 +27,11 @@ impl Script<'_> {
         if let Some(note) = note
             && identity != Some(note)
         {
-            let found = match identity {
-                Some(other) => format!("{other} instead of {note}"),
-                None => format!("{note} is gone"),
+            let found = match (identity, &seen.disk) {
+                (Some(other), _) => format!("{other} instead of {note}"),
+                (None, Part::Known(disk)) => format!("{note} is not on {}", disk.path.display()),
+                (None, Part::Unknown(why)) => why.clone(),
+                (None, _) => format!("{note} is gone"),
             };
             return Err(Stop::Block(Blocked::DatastoreMissing { found }));
         }
@@ -54,10 +56,11 @@ impl Script<'_> {
         }
         let spec = self.desired.datastore.clone();
         if let (None, Some(spec)) = (file, &spec) {
+            let size = self.new_size(spec.size)?;
             self.want(Step::ClearStaging(volume))?;
             self.want(Step::Format {
                 volume,
-                size: spec.size,
+                size,
                 uuid: spec.uuid,
                 seal: None,
             })?;
@@ -67,12 +70,10 @@ impl Script<'_> {
             self.open(volume, None)?;
             return Err(Stop::Hidden);
         }
-        if let Some(spec) = &spec {
-            self.want(Step::GrowFile {
-                volume,
-                size: spec.size,
-            })?;
-            self.note_larger(Object::Datastore, volume, spec.size)?;
+        if let Some(size) = spec.and_then(|spec| spec.size) {
+            self.fits_disk(size)?;
+            self.want(Step::GrowFile { volume, size })?;
+            self.note_larger(Object::Datastore, volume, size)?;
         }
         self.open(volume, None)?;
         self.want(Step::LayOut)?;
@@ -86,6 +87,32 @@ impl Script<'_> {
             Part::Unknown(why) => Err(Stop::Block(Blocked::Unknown(why.clone()))),
             _ => Ok(()),
         }
+    }
+
+    /// How large a new one gets: as its device is, or as was said.
+    fn new_size(&self, said: Option<Size>) -> Result<Size, Stop> {
+        let disk = self.scratch.datastore.disk.get()?;
+        if let Some(why) = disk.and_then(|disk| disk.refused.as_ref()) {
+            return Err(Stop::Block(Blocked::Unresolved(why.clone())));
+        }
+        let size = disk.map(|disk| disk.size).or(said);
+        size.ok_or(Stop::Block(Blocked::NoDatastore))
+    }
+
+    /// A device is as large as it is.
+    fn fits_disk(&self, size: Size) -> Result<(), Stop> {
+        let Some(disk) = self.scratch.datastore.disk.get()? else {
+            return Ok(());
+        };
+        if disk.size >= size {
+            return Ok(());
+        }
+        Err(Stop::Block(Blocked::Unresolved(format!(
+            "the datastore is the device {path}, which has {is}, and {size} is wanted: make \
+             that device larger, or write `device: {path}` instead of `size:`",
+            path = disk.path.display(),
+            is = disk.size,
+        ))))
     }
 
     /// Nothing of it is open; who says so has it stay closed.

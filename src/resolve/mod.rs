@@ -23,7 +23,7 @@ use crate::manifest::{self, Manifests, MovedFrom, Written};
 use crate::model::{
     Act, Actual, Asked, Blocked, DatastoreSpec, Desired, Digest, Environment, Guid, Hook, Layout,
     Name, NetworkId, Object, Origin, Owner, Part, ProjectSpec, Repository, RepositorySpec,
-    ResourceLimits, RouteSpec, Slots, StoreAct, Warning,
+    ResourceLimits, RouteSpec, Size, Slots, StoreAct, Warning,
 };
 use identities::Identities;
 
@@ -65,10 +65,10 @@ pub async fn resolve<D: ComposeDoor>(
             .and_then(|machine| machine.overcommit),
         datastore: {
             let said = manifests.machine.as_ref();
-            let said = said.and_then(|machine| Some(machine.datastore.as_ref()?.size));
+            let said = said.and_then(|machine| Some(machine.datastore.as_ref()?.size()));
             let asked = source.store.as_ref().and_then(StoreAct::size);
             said.or(asked).map(|size| DatastoreSpec {
-                size: size.round_up_mib(),
+                size: size.map(Size::round_up_mib),
                 uuid: ids.datastore(),
             })
         },

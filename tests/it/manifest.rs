@@ -73,7 +73,10 @@ fn the_example_is_valid() {
     let name: Name = "hello".parse().unwrap();
     let machine = manifests.machine.unwrap();
     assert_eq!(machine.proxy.http, 8088);
-    assert_eq!(machine.datastore.as_ref().unwrap().size, Size::mib(1024));
+    assert_eq!(
+        machine.datastore.as_ref().unwrap().size(),
+        Some(Size::mib(1024))
+    );
     assert_eq!(manifests.repositories[&name].state, RunState::Running);
     assert_eq!(manifests.routes[&name].service, "web");
     let service = manifests.services.values().next().unwrap();

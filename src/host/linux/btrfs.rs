@@ -22,21 +22,45 @@ const MAGIC: &[u8; 8] = b"_BHRfS_M";
 const SUBVOLUME_INODE: u64 = 256;
 const LONG: Duration = Duration::from_secs(600);
 
-/// The UUID of the file system in a file.
-pub(super) fn identity(file: &Path) -> Part<Uuid> {
-    let mut block = [0_u8; 0x48];
-    let read = File::open(file).and_then(|file| file.read_exact_at(&mut block, SUPERBLOCK));
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => none(file),
-        Err(error) => Part::Unknown(format!("{}: {error}", file.display())),
-        Ok(()) if &block[0x40..0x48] != MAGIC => none(file),
-        Ok(()) => Uuid::from_slice(&block[0x20..0x30]).map_or_else(|_| none(file), Part::Known),
-    }
+/// What a file system says of itself.
+pub(super) struct Superblock {
+    pub(super) uuid: Uuid,
+    /// How much of all its devices it spans.
+    pub(super) total: Size,
+    /// How many devices it has.
+    pub(super) devices: u64,
 }
 
-fn none(file: &Path) -> Part<Uuid> {
-    Part::Unknown(format!("{}: no btrfs is in it", file.display()))
+/// The superblock of the file system in a file or on a device; `None` where there is none.
+pub(super) fn superblock(file: &Path) -> io::Result<Option<Superblock>> {
+    let mut block = [0_u8; 0x90];
+    match File::open(file)?.read_exact_at(&mut block, SUPERBLOCK) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    if &block[0x40..0x48] != MAGIC {
+        return Ok(None);
+    }
+    let number = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&block[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    Ok(Some(Superblock {
+        uuid: Uuid::from_slice(&block[0x20..0x30]).map_err(io::Error::other)?,
+        total: Size::bytes(number(0x70)),
+        devices: number(0x88),
+    }))
+}
+
+/// The UUID of the file system in a file or on a device.
+pub(super) fn identity(file: &Path) -> Part<Uuid> {
+    match superblock(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
+        Err(error) => Part::Unknown(format!("{}: {error}", file.display())),
+        Ok(None) => Part::Unknown(format!("{}: no btrfs is in it", file.display())),
+        Ok(Some(seen)) => Part::Known(seen.uuid),
+    }
 }
 
 /// The kernel's answer about one device of a mounted file system.
@@ -81,7 +105,7 @@ pub(super) fn is_subvolume(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes a file system in a file.
+/// Makes a file system in a file or on a device, over nothing that it recognises.
 pub(super) async fn format(file: &Path, uuid: Uuid) -> Result<(), StepError> {
     let format = Program::new("mkfs.btrfs").args(["-q", "-U", &uuid.to_string(), "--"]);
     format.arg(file).limit(LONG).run().await?;

@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::files::{self, read_json, write_json};
 use super::records::{MODE, failed, laid_out, readable};
-use super::{LinuxHost, behind, btrfs, storage};
+use super::{LinuxHost, behind, blocking, btrfs, disk, storage};
 use crate::host::{Done, StepError};
-use crate::model::{Datastore, Format, Layout, Part, Size, Suspension, Volume};
+use crate::model::{Backing, Datastore, Disk, Format, Layout, Part, Size, Suspension, Volume};
 
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -20,6 +20,9 @@ struct Note {
     /// Its backing file, where it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
+    /// The block device that it lies on instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<PathBuf>,
     /// It was told to stay closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     closed: Option<Suspension>,
@@ -35,12 +38,17 @@ fn noted(layout: &Layout) -> Part<Uuid> {
     }
 }
 
-/// Where the backing file of this machine's datastore is, if it was noted.
-pub(super) fn backing_file(layout: &Layout) -> Option<PathBuf> {
-    match read_json::<Note>(&layout.datastore_note()) {
-        Part::Known(note) => note.file,
+/// What this machine's datastore lies on: as it was noted, else the usual file.
+pub(super) fn backing(layout: &Layout) -> Backing {
+    let noted = match read_json::<Note>(&layout.datastore_note()) {
+        Part::Known(Note {
+            device: Some(device),
+            ..
+        }) => Some(Backing::Device(device)),
+        Part::Known(note) => note.file.map(Backing::File),
         _ => None,
-    }
+    };
+    noted.unwrap_or_else(|| Backing::File(layout.backing_file()))
 }
 
 /// Whether the datastore was told to stay closed.
@@ -105,13 +113,21 @@ pub(super) fn give_reserve(layout: &Layout) -> Result<Done, StepError> {
 }
 
 /// Notes that this datastore belongs to this machine.
-pub(super) fn write_note(layout: &Layout, uuid: Uuid, file: &Path) -> Result<Done, StepError> {
-    let file = (file != layout.backing_file()).then(|| file.to_owned());
+pub(super) fn write_note(
+    layout: &Layout,
+    uuid: Uuid,
+    backing: &Backing,
+) -> Result<Done, StepError> {
+    let (file, device) = match backing {
+        Backing::File(file) => (Some(file.clone()), None),
+        Backing::Device(device) => (None, Some(device.clone())),
+    };
     let path = layout.datastore_note();
     let note = Note {
         format: Format,
         uuid,
-        file,
+        file: file.filter(|file| *file != layout.backing_file()),
+        device,
         closed: closed(layout).known().cloned(),
     };
     write_json(&path, &note, MODE).map_err(failed(&path))?;
@@ -119,7 +135,7 @@ pub(super) fn write_note(layout: &Layout, uuid: Uuid, file: &Path) -> Result<Don
 }
 
 /// What is said of it where it cannot be looked at.
-pub(super) fn unseen(why: &str) -> Datastore {
+fn unseen(why: &str) -> Datastore {
     let mut datastore = Datastore::default();
     datastore.storage.file = Part::Unknown(why.to_owned());
     datastore.storage.mount = Part::Unknown(why.to_owned());
@@ -127,12 +143,32 @@ pub(super) fn unseen(why: &str) -> Datastore {
 }
 
 /// Everything about the datastore.
-pub(super) fn observe(host: &LinuxHost) -> Datastore {
+pub(super) async fn observe(host: &LinuxHost) -> Datastore {
+    let refused = match &host.backing {
+        Backing::File(_) => None,
+        Backing::Device(path) => disk::refused(path).await,
+    };
+    let host = host.clone();
+    let seen = blocking(move || look(&host, refused)).await;
+    seen.unwrap_or_else(|why| unseen(&why))
+}
+
+/// The same, where somebody else has found out whether a device is blank.
+pub(super) fn look(host: &LinuxHost, refused: Option<String>) -> Datastore {
     let layout = &host.layout;
     let storage = storage::observe(&host.place(Volume::Datastore));
-    let identity = btrfs::identity(&host.backing_file);
+    let identity = match (&storage.file, &host.backing) {
+        // What else may be on a device is no datastore.
+        (Part::Absent, Backing::Device(_)) => Part::Absent,
+        _ => btrfs::identity(host.backing.path()),
+    };
+    let mut disk = disk(host);
+    if let Part::Known(disk) = &mut disk {
+        disk.refused = refused;
+    }
     let mut seen = Datastore {
         storage,
+        disk,
         note: note(host, &identity),
         closed: closed(layout),
         identity,
@@ -140,7 +176,7 @@ pub(super) fn observe(host: &LinuxHost) -> Datastore {
     };
     (seen.layout, seen.free) = match behind(&seen) {
         Part::Known(()) if storage::is_read_only(&host.place(Volume::Datastore)) => {
-            (Part::Unknown(stuck_datastore(layout)), free(layout))
+            (Part::Unknown(stuck_datastore(host)), free(layout))
         }
         Part::Known(()) => (laid_out(layout), free(layout)),
         Part::Absent => (Part::Absent, Part::Absent),
@@ -155,25 +191,37 @@ pub(super) fn observe(host: &LinuxHost) -> Datastore {
     seen
 }
 
+/// The block device that it lies on, without a look at what is on it.
+pub(super) fn disk(host: &LinuxHost) -> Part<Disk> {
+    match &host.backing {
+        Backing::File(_) => Part::Absent,
+        Backing::Device(path) => disk::observe(path),
+    }
+}
+
 /// Which datastore belongs to this machine. One that was moved is to be noted anew,
 /// where it is now: commands read no manifest.
 pub(super) fn note(host: &LinuxHost, identity: &Part<Uuid>) -> Part<Uuid> {
     let layout = &host.layout;
-    let place = backing_file(layout).unwrap_or_else(|| layout.backing_file());
     match noted(layout) {
-        note if note == *identity && place != host.backing_file => Part::Absent,
+        note if note == *identity && backing(layout) != host.backing => Part::Absent,
         note => note,
     }
 }
 
 /// What helps a datastore on which a write failed.
-fn stuck_datastore(layout: &Layout) -> String {
+fn stuck_datastore(host: &LinuxHost) -> String {
+    let layout = &host.layout;
+    let cure = match &host.backing {
+        Backing::File(_) => "give the disk room".to_owned(),
+        Backing::Device(path) => format!("see what the kernel says of {}", path.display()),
+    };
     let way = match layout.is_machine() {
         true => "reboot",
         false => "run `renet uninstall` and `renet apply`",
     };
     format!(
-        "{} turned read-only because a write below it failed; give the disk room, then {way}",
+        "{} turned read-only because a write below it failed; {cure}, then {way}",
         layout.datastore().display()
     )
 }

@@ -516,7 +516,7 @@ fn owner(host: &LinuxHost, network: NetworkId) -> Result<Guid, StepError> {
             ..Repository::default()
         };
         let actual = Actual {
-            datastore: datastore::observe(host),
+            datastore: datastore::look(host, None),
             repositories: Part::Known(BTreeMap::from([(guid, repo.into())])),
             ..Actual::default()
         };

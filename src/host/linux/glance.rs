@@ -104,7 +104,10 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         | Step::Detach(volume) => {
             let storage = storage::observe(&host.place(*volume));
             match volume {
-                Volume::Datastore => actual.datastore.storage = storage,
+                Volume::Datastore => {
+                    actual.datastore.storage = storage;
+                    actual.datastore.disk = datastore::disk(host);
+                }
                 Volume::Image(guid) => {
                     let repo = Repository {
                         storage,
@@ -116,7 +119,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         }
         Step::LayOut => actual.datastore.layout = records::laid_out(layout),
         Step::NoteDatastore(_) => {
-            actual.datastore.note = datastore::note(host, &btrfs::identity(&host.backing_file));
+            actual.datastore.note = datastore::note(host, &btrfs::identity(host.backing.path()));
         }
         Step::CloseDatastore(_) => actual.datastore.closed = datastore::closed(layout),
         Step::KeepReserve(_) | Step::GiveReserve => {

@@ -7,6 +7,7 @@ pub mod check;
 pub mod compose;
 mod containers;
 mod datastore;
+mod disk;
 pub(crate) mod dockerd;
 pub mod doctor;
 pub mod events;
@@ -48,7 +49,9 @@ pub use project_files::release_slot;
 pub use uninstall::uninstall;
 
 use super::{Cx, Done, Host, Scope, StepError};
-use crate::model::{Actual, Datastore, Guid, Layout, Part, Record, SecretRef, Step, Volume};
+use crate::model::{
+    Actual, Backing, Datastore, Guid, Layout, Part, Record, SecretRef, Step, Volume,
+};
 use secrets::Secrets;
 use storage::Place;
 
@@ -56,22 +59,20 @@ use storage::Place;
 #[derive(Clone, Debug)]
 pub struct LinuxHost {
     pub(crate) layout: Layout,
-    pub(crate) backing_file: PathBuf,
+    pub(crate) backing: Backing,
     pub(crate) binary: PathBuf,
     pub(crate) secrets: Secrets,
 }
 
 impl LinuxHost {
-    /// A machine beneath the layout's root. `backing_file` is the datastore's
-    /// file where a manifest names one; `binary` is renet itself, which
-    /// supervises daemons.
-    pub fn new(layout: Layout, backing_file: Option<PathBuf>, binary: PathBuf) -> Self {
-        let backing_file = backing_file
-            .or_else(|| datastore::backing_file(&layout))
-            .unwrap_or_else(|| layout.backing_file());
+    /// A machine beneath the layout's root. `backing` is what the datastore lies
+    /// on where a manifest names it; `binary` is renet itself, which supervises
+    /// daemons.
+    pub fn new(layout: Layout, backing: Option<Backing>, binary: PathBuf) -> Self {
+        let backing = backing.unwrap_or_else(|| datastore::backing(&layout));
         Self {
             layout,
-            backing_file,
+            backing,
             binary,
             secrets: Secrets::default(),
         }
@@ -80,6 +81,14 @@ impl LinuxHost {
     /// The secrets that may be asked for.
     pub fn with_secrets(self, secrets: Secrets) -> Self {
         Self { secrets, ..self }
+    }
+
+    /// With the datastore on a block device.
+    pub fn with_device(self, path: PathBuf) -> Self {
+        Self {
+            backing: Backing::Device(path),
+            ..self
+        }
     }
 
     /// The passphrase that was typed, besides.
@@ -95,9 +104,9 @@ impl LinuxHost {
         self.secrets.observe(&self.layout)
     }
 
-    /// The datastore's backing file.
-    pub fn backing_file(&self) -> &std::path::Path {
-        &self.backing_file
+    /// What the datastore lies on.
+    pub fn backing(&self) -> &Backing {
+        &self.backing
     }
 
     /// What opens a closed repository and is at hand: what was typed, or its key for
@@ -129,17 +138,18 @@ impl LinuxHost {
 impl Host for LinuxHost {
     async fn observe(&self, scope: Scope) -> Actual {
         let host = self.clone();
-        let datastore = blocking(move || {
+        let datastore = async move {
             if scope == Scope::All {
-                clear_rubbish(&host.layout);
+                let layout = host.layout.clone();
+                // What is left of it the next look clears.
+                let _ = blocking(move || clear_rubbish(&layout)).await;
             }
-            datastore::observe(&host)
-        });
+            datastore::observe(&host).await
+        };
         let layout = &self.layout;
         // Before the records: who listens by then and has one, is in them.
         let foreign = blocking(listeners::networks);
         let (datastore, foreign, proxy) = tokio::join!(datastore, foreign, proxy::observe(layout));
-        let datastore = datastore.unwrap_or_else(|why| datastore::unseen(&why));
         let mut foreign_networks = foreign.unwrap_or_else(Part::Unknown);
         let (machine, repositories) = match behind(&datastore) {
             Part::Known(()) => (
@@ -242,7 +252,7 @@ impl LinuxHost {
             Step::Unmount(volume) => self.on(*volume, storage::unmount).await,
             Step::Detach(volume) => storage::detach(&self.place(*volume)).await,
             Step::LayOut => records::lay_out(layout).await,
-            Step::NoteDatastore(uuid) => datastore::write_note(layout, *uuid, &self.backing_file),
+            Step::NoteDatastore(uuid) => datastore::write_note(layout, *uuid, &self.backing),
             Step::CloseDatastore(by) => datastore::close(layout, by.as_ref()),
             Step::KeepReserve(size) => datastore::keep_reserve(layout, *size),
             Step::GiveReserve => datastore::give_reserve(layout),

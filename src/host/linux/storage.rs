@@ -12,16 +12,19 @@ use nix::libc;
 use uuid::Uuid;
 
 use super::secrets::{self, Passphrase};
-use super::{LinuxHost, btrfs, ext4, files, freeze, loop_device, luks, mount};
+use super::{LinuxHost, btrfs, disk, ext4, files, freeze, loop_device, luks, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
-    DataLossPermit, Guid, Header, Layout, Mount, Part, Seal, SecretRef, Size, Storage, Volume,
+    Backing, DataLossPermit, Guid, Header, Layout, Mount, Part, Seal, SecretRef, Size, Storage,
+    Volume,
 };
 
 /// Where the layers of a volume are.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) volume: Volume,
+    /// The file is a block device, or a link to one: nothing is made beside it.
+    pub(super) on_disk: bool,
     pub(super) file: PathBuf,
     pub(super) staging: PathBuf,
     pub(super) point: PathBuf,
@@ -41,11 +44,13 @@ impl Place {
         let layout = &host.layout;
         match volume {
             Volume::Datastore => {
-                let mut staging = host.backing_file.clone().into_os_string();
+                let path = host.backing.path();
+                let mut staging = path.to_owned().into_os_string();
                 staging.push(".new");
                 Self {
                     volume,
-                    file: host.backing_file.clone(),
+                    on_disk: matches!(host.backing, Backing::Device(_)),
+                    file: path.to_owned(),
                     staging: staging.into(),
                     point: layout.datastore(),
                     snapshots: Vec::new(),
@@ -56,6 +61,7 @@ impl Place {
             }
             Volume::Image(guid) => Self {
                 volume,
+                on_disk: false,
                 file: layout.image(guid),
                 staging: layout.new_image(guid),
                 point: layout.mount(guid),
@@ -75,6 +81,9 @@ impl Place {
     }
 
     fn device(&self) -> Result<PathBuf, StepError> {
+        if self.on_disk {
+            return Ok(mount::real(&self.file));
+        }
         let found = loop_device::find(&self.file).map_err(StepError::machine)?;
         found.ok_or_else(|| wrong(&self.file, "it is not attached"))
     }
@@ -113,6 +122,9 @@ fn wrong(path: &Path, why: impl std::fmt::Display) -> StepError {
 
 /// Looks at every layer.
 pub(super) fn observe(place: &Place) -> Storage {
+    if place.on_disk {
+        return observe_disk(place);
+    }
     let file = file(&place.file);
     let device = match loop_device::find(&place.file) {
         Ok(device) => Part::from(device),
@@ -149,6 +161,22 @@ pub(super) fn observe(place: &Place) -> Storage {
         mapper,
         frozen: Part::Absent,
         mount,
+    }
+}
+
+/// A block device has no layers of its own.
+fn observe_disk(place: &Place) -> Storage {
+    let file = disk::file(&place.file);
+    let device = mount::real(&place.file);
+    let mount = match &file {
+        Part::Unknown(why) => Part::Unknown(why.clone()),
+        _ => mounted(place, file.known().map(|size| (device.as_path(), *size))),
+    };
+    Storage {
+        device: file.clone(),
+        file,
+        mount,
+        ..Storage::default()
     }
 }
 
@@ -210,7 +238,10 @@ fn presence(path: &Path) -> Part<()> {
 fn mounted(place: &Place, top: Option<(&Path, Size)>) -> Part<Mount> {
     let look = || -> Result<Option<Mount>, String> {
         let Some(found) = mount::at(&place.point)? else {
-            return Ok(None);
+            return match top {
+                Some((device, _)) if place.on_disk => elsewhere(device).map(|()| None),
+                _ => Ok(None),
+            };
         };
         let Some((device, size)) = top else {
             return Err(foreign(&place.point));
@@ -234,6 +265,19 @@ fn mounted(place: &Place, top: Option<(&Path, Size)>) -> Part<Mount> {
     match look() {
         Ok(mount) => mount.into(),
         Err(why) => Part::Unknown(why),
+    }
+}
+
+/// Whoever mounted a device elsewhere uses it, or will.
+fn elsewhere(device: &Path) -> Result<(), String> {
+    let table = mount::table()?;
+    match table.iter().find(|mounted| mounted.is_of(device)) {
+        None => Ok(()),
+        Some(mounted) => Err(format!(
+            "{} is mounted at {}, where it is not the datastore: unmount it there",
+            device.display(),
+            mounted.point.display()
+        )),
     }
 }
 
@@ -373,7 +417,8 @@ pub(super) async fn clear_staging(place: &Place) -> Result<Done, StepError> {
     }
 }
 
-/// Makes a file with a file system in it; what fails leaves nothing behind.
+/// Makes a file with a file system in it, or one on a blank device; what fails leaves
+/// nothing behind.
 pub(super) async fn format(
     host: &LinuxHost,
     place: &Place,
@@ -388,6 +433,9 @@ pub(super) async fn format(
         }
         None => None,
     };
+    if place.on_disk {
+        return disk::format(&place.file, uuid).await;
+    }
     let staging = &place.staging;
     staged(place, async |file| {
         file.set_len(size.as_bytes())

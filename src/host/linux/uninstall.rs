@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::storage::{self, Place};
-use super::{LinuxHost, dockerd, freeze, loop_device, luks, mount, proxy, records};
+use super::{LinuxHost, disk, dockerd, freeze, loop_device, luks, mount, proxy, records};
 use crate::host::{Done, Host as _, Scope, StepError};
-use crate::model::{Guid, NetworkId, Volume};
+use crate::model::{Backing, Guid, NetworkId, Volume};
 
 /// What was done, and what could not be.
 #[derive(Default)]
@@ -94,9 +94,13 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
         tally.failed.push(error);
     }
     let mut left = devices(&mount::real(layout.root()));
-    match loop_device::find(&host.backing_file) {
-        Ok(device) => left.extend(device),
-        Err(why) => tally.failed.push(StepError::machine(why)),
+    match &host.backing {
+        Backing::File(file) => match loop_device::find(file) {
+            Ok(device) => left.extend(device),
+            Err(why) => tally.failed.push(StepError::machine(why)),
+        },
+        // It is not renet's to detach, also where it is a loop device.
+        Backing::Device(path) => drop(left.remove(&mount::real(path))),
     }
     for device in left {
         detach(&mut tally, &device).await;
@@ -113,7 +117,9 @@ pub async fn uninstall(host: &LinuxHost) -> Result<Vec<String>, Vec<StepError>> 
 fn reopen(host: &LinuxHost, tally: &mut Tally) {
     let place = Place::of(host, Volume::Datastore);
     let seen = storage::observe(&place);
-    if seen.device.known().is_some() && seen.mount.is_absent() {
+    // A device is there also while nobody uses it.
+    let used = !place.on_disk || disk::is_used(&place.file);
+    if used && seen.device.known().is_some() && seen.mount.is_absent() {
         tally.note("mounted the datastore again", storage::mount(&place));
     }
 }

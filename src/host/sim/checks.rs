@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::model::{
     Actual, ContainerState, Function, Guid, Kept, Made, MadeBy, Name, NetworkId, Object, OnFailure,
-    Part, Patch, ProjectSpec, Record, Slots, Step, Verdict,
+    Part, Patch, ProjectSpec, Record, Slots, Step, Verdict, Volume,
 };
 
 impl World {
@@ -62,6 +62,16 @@ impl World {
                     .is_ok_and(|storage| !storage.file.is_absent()) =>
             {
                 wrong.push("over data".to_owned());
+            }
+            Step::Format {
+                volume: Volume::Datastore,
+                size,
+                ..
+            } => {
+                let disk = self.actual.datastore.disk.known();
+                if disk.is_some_and(|disk| disk.refused.is_some() || disk.size != *size) {
+                    wrong.push("over what is on a device".to_owned());
+                }
             }
             Step::Up { guid, project, .. } => {
                 wrong.extend(self.unsaved(*guid, project));

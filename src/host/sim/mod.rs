@@ -564,7 +564,11 @@ impl World {
             storage.frozen = Part::Absent;
             storage.mount = Part::Absent;
         };
-        close(&mut self.actual.datastore.storage);
+        let store = &mut self.actual.datastore;
+        close(&mut store.storage);
+        if store.disk.known().is_some() {
+            store.storage.device = store.storage.file.clone();
+        }
         self.actual.proxy = Part::Absent;
         self.actual.boot = self.fresh().to_string();
         self.networks.clear();

@@ -82,7 +82,9 @@ impl Kind {
         // What goes with what.
         let choice = choices.map_or(Value::Null, |choices| pick(choices, dice));
         let names = |of: &Value| of["required"].as_array().cloned().unwrap_or_default();
-        let (with, without) = (names(&choice), names(&choice["not"]));
+        let (with, mut without) = (names(&choice), names(&choice["not"]));
+        let each = choice["not"]["anyOf"].as_array().into_iter().flatten();
+        without.extend(each.flat_map(names));
         let number = |keyword: &str, or: u64| node[keyword].as_u64().unwrap_or(or);
         match node["type"].as_str().unwrap() {
             "boolean" => json!(dice.below(2) == 0),

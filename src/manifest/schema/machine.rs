@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::text::{AbsolutePath, DatastoreSize, HostName, Ipv4, NAME, Port, RelativePath};
+use super::text::{
+    AbsolutePath, BackingFile, DatastoreSize, DevicePath, HostName, Ipv4, NAME, Port, RelativePath,
+};
 use super::{VariableValue, nothing};
 
 /// What the machine should be.
@@ -40,17 +42,33 @@ pub struct MachineSpec {
     pub variables: BTreeMap<String, VariableValue>,
 }
 
-/// The BTRFS file system that holds all repositories.
+/// The BTRFS file system that holds all repositories: in a file, with `size`, or on a
+/// device of its own, with `device` alone.
 #[derive(JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [
+    { "required": ["size"], "not": { "required": ["device"] } },
+    {
+        "required": ["device"],
+        "not": { "anyOf": [{ "required": ["size"] }, { "required": ["backingFile"] }] },
+    },
+]))]
 pub struct Datastore {
     /// At least this large, 256M or more. It grows while in use, and never shrinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DatastoreSize")]
-    pub size: String,
+    pub size: Option<String>,
     /// The file that holds it, `/mnt/rediacc.img` where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "AbsolutePath")]
+    #[schemars(with = "BackingFile")]
     pub backing_file: Option<String>,
+    /// The block device that holds it, all of it: a disk, a partition or a volume, of 256M
+    /// or more. It is formatted where there is no signature on it at all, and never where
+    /// there is one (`wipefs --all` removes those). When the device gets larger, the
+    /// datastore does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DevicePath")]
+    pub device: Option<String>,
 }
 
 /// The reverse proxy, Traefik.

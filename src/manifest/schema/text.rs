@@ -92,6 +92,28 @@ pub struct AbsolutePath(
     pub String,
 );
 
+/// An absolute path without `..` that does not lead below `/dev`.
+#[derive(JsonSchema, Serialize)]
+#[schemars(
+    inline,
+    extend("not" = { "pattern": "^/[/.]*dev(/|$)" }),
+    example = &"/mnt/rediacc.img"
+)]
+pub struct BackingFile(
+    #[schemars(regex(pattern = r"^/(?=.*[^/.])(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f-\x9f]+$"))]
+    pub String,
+);
+
+/// The path of a block device, below `/dev`.
+#[derive(JsonSchema, Serialize)]
+#[schemars(inline, example = &"/dev/disk/by-id/scsi-0DO_Volume_data", example = &"/dev/sdb")]
+pub struct DevicePath(
+    #[schemars(regex(
+        pattern = r"^/dev/(?=.*[^/.])(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f-\x9f]+$"
+    ))]
+    pub String,
+);
+
 /// A multiple of 64.
 #[derive(JsonSchema)]
 #[schemars(

@@ -22,6 +22,9 @@ impl Step {
                 a.storage_mut(*volume).file = Part::Known(*size);
                 match volume {
                     Volume::Datastore => {
+                        if let Part::Known(disk) = &a.datastore.disk {
+                            a.datastore.storage.device = Part::Known(disk.size);
+                        }
                         a.datastore.identity = Part::Known(*uuid);
                         a.datastore.layout = Part::Absent;
                         a.datastore.reserve = Part::Absent;

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use super::Step;
 use crate::model::{
-    Actual, ContainerState, Function, Header, Record, Repository, RouteTable, Slots, Snapshot, Stop,
+    Actual, ContainerState, Function, Header, Record, Repository, RouteTable, Slots, Snapshot,
+    Stop, Volume,
 };
 
 impl Step {
@@ -65,6 +66,8 @@ impl Step {
                 size.is_some() && size == storage.top()?
             }
             Step::Unmount(volume) => a.storage(*volume)?.mount.get()?.is_none(),
+            // A block device is there whether it is used or not.
+            Step::Detach(Volume::Datastore) if a.datastore.disk.get()?.is_some() => true,
             Step::Detach(volume) => a.storage(*volume)?.device.get()?.is_none(),
             Step::LayOut => a.datastore.layout.get()?.is_some(),
             Step::NoteDatastore(uuid) => a.datastore.note.get()? == Some(uuid),

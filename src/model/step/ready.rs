@@ -53,6 +53,9 @@ impl Step {
                 )?;
                 match volume {
                     Volume::Datastore => {
+                        let disk = a.datastore.disk.get()?;
+                        let refused = disk.and_then(|disk| disk.refused.as_ref());
+                        ready_if(refused.is_none(), "its device is not blank")?;
                         ready_if(a.datastore.note.get()?.is_none(), "a datastore was noted")
                     }
                     Volume::Image(guid) => {

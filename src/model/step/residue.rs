@@ -15,6 +15,11 @@ impl Step {
             return vec![left];
         }
         match self {
+            // A device without its last write is blank.
+            Step::Format {
+                volume: Volume::Datastore,
+                ..
+            } if before.datastore.disk.known().is_some() => return Vec::new(),
             Step::Format { volume, .. } => left.storage_mut(*volume).staging = Part::Known(()),
             Step::Fork { guid, .. } | Step::Snapshot { guid, .. } => {
                 left.storage_mut(Volume::Image(*guid)).staging = Part::Known(());

@@ -12,7 +12,7 @@ use futures::stream;
 use renet::agent::{Agent, Board, Hint, Policy, Sync};
 use renet::execute::LocalLocks;
 use renet::host::sim::{SimHost, Unreadable};
-use renet::manifest::{Folder, Loader, Manifests};
+use renet::manifest::{Folder, Loader, MachineDatastore, Manifests};
 use renet::model::{ContainerState, Layout, Part, Step};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -342,7 +342,7 @@ async fn l6_a_look_that_crashes_is_tried_again_ever_more_seldom() {
 async fn the_backing_file_is_the_one_that_the_folder_names_now() {
     let (usual, other) = (Arc::new(SimHost::new()), Arc::new(SimHost::new()));
     let machines = (usual.clone(), other.clone());
-    let open = move |manifests: &Manifests| match manifests.backing_file() {
+    let open = move |manifests: &Manifests| match manifests.backing() {
         None => machines.0.clone(),
         Some(_) => machines.1.clone(),
     };
@@ -351,7 +351,10 @@ async fn the_backing_file_is_the_one_that_the_folder_names_now() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let mut wanted = world(2, 0).manifests();
     let machine = wanted.machine.as_mut().unwrap();
-    machine.datastore.as_mut().unwrap().backing_file = Some(PathBuf::from("/disk.img"));
+    let Some(MachineDatastore::File { path, .. }) = &mut machine.datastore else {
+        panic!("the world has another datastore");
+    };
+    *path = Some(PathBuf::from("/disk.img"));
     lab.edit(|folder| *folder = wanted).await;
     lab.until_well(2).await;
     assert!(usual.world().performed.is_empty());

@@ -62,7 +62,7 @@ fn cold(name: &str, cursed: bool) -> Option<(Duration, Vec<String>)> {
             asked: AtomicUsize::new(0),
         };
         let agent = Agent::new(
-            move |manifests| LinuxHost::new(root.clone(), manifests.backing_file(), binary.into()),
+            move |manifests| LinuxHost::new(root.clone(), manifests.backing(), binary.into()),
             locks,
             layout,
             move || manifest::load(&desired),

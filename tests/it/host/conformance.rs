@@ -156,9 +156,9 @@ fn manifests(state: RunState, revision: &str, port: u16, busybox: Vec<u8>) -> Ma
     };
     let machine = Machine {
         name: name("m1"),
-        datastore: Some(MachineDatastore {
+        datastore: Some(MachineDatastore::File {
             size: Size::mib(512),
-            backing_file: None,
+            path: None,
         }),
         proxy: Proxy {
             http: port,

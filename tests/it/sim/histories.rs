@@ -39,6 +39,9 @@ enum Op {
     LoseRecords,
     /// A manifest names an image that nobody knows.
     Claim(u8, u8),
+    /// A blank block device, for the datastore that is not made yet.
+    GiveDisk,
+    GrowDisk(u64),
     Reboot,
     Break(u8),
     Drift(u8, Drift),
@@ -219,6 +222,8 @@ impl Story {
                     repo.guid = guid;
                 }
             }
+            Op::GiveDisk => self.lab.give_disk(),
+            Op::GrowDisk(more) => self.lab.grow_disk(Size::mib(*more)),
             Op::Reboot => self.lab.host.world().reboot(),
             Op::Break(revision) => {
                 let mut world = self.lab.host.world();
@@ -832,6 +837,27 @@ fn any_history_converges_or_is_blocked_for_a_public_reason() {
     let kinds = KINDS.iter().filter(|step| !rare.contains(step));
     let floors: Vec<(&str, usize)> = kinds.map(|step| (*step, 3)).collect();
     check_histories(strategy, 20_000, &floors);
+}
+
+#[test]
+fn any_history_on_a_block_device_converges() {
+    let op = prop_oneof![
+        8 => op(),
+        1 => (1..1024_u64).prop_map(Op::GrowDisk),
+    ];
+    let strategy =
+        (world(), faults(), prop::collection::vec(op, 0..12)).prop_map(|(first, faults, rest)| {
+            let mut ops = vec![Op::GiveDisk, Op::Run(faults), Op::Run(Vec::new())];
+            ops.extend(rest);
+            (first, ops)
+        });
+    let floors = [
+        ("Format", 2000),
+        ("Mount", 2000),
+        ("GrowFs", 1000),
+        ("Unmount", 200),
+    ];
+    check_histories(strategy, 3_000, &floors);
 }
 
 #[test]

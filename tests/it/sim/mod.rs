@@ -5,6 +5,7 @@
 mod copies;
 mod counterexamples;
 mod depends;
+mod device;
 mod histories;
 mod hooks;
 mod oracle;

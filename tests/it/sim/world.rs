@@ -11,7 +11,7 @@ use renet::manifest::{
     ForkOf, Machine, MachineDatastore, Manifests, MovedFrom, Origin, Proxy, Route, Service,
 };
 use renet::model::{
-    Act, Asked, Blocked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Gone, Guid,
+    Act, Asked, Blocked, DeletionPolicy, Digest, Disk, Environment, FileEntry, FileSet, Gone, Guid,
     Layout, Name, NetworkId, Object, OnFailure, Owner, Part, Pbkdf, ProjectSpec, Prune, Record,
     ResourceLimits, RunState, Schedule, Seal, SecretRef, Size, StoreAct, Suspension, Tombstone,
 };
@@ -188,9 +188,9 @@ impl Folder {
     pub fn manifests(&self) -> Manifests {
         let machine = self.machine.map(|called| Machine {
             name: name(called),
-            datastore: Some(MachineDatastore {
+            datastore: Some(MachineDatastore::File {
                 size: Size::mib(4096),
-                backing_file: None,
+                path: None,
             }),
             proxy: Proxy {
                 http: 8088,
@@ -321,10 +321,55 @@ impl Lab {
         lab
     }
 
+    /// A machine whose datastore is to lie on a blank block device.
+    pub fn on_disk() -> Self {
+        let lab = Self::new();
+        lab.give_disk();
+        lab
+    }
+
+    /// Gives it a blank block device, which every Machine names from now on.
+    pub fn give_disk(&self) {
+        self.host.world().actual.datastore.disk = Part::Known(Disk {
+            path: "/dev/disk".into(),
+            size: Size::mib(4096),
+            refused: None,
+        });
+    }
+
+    /// Makes the block device larger, whatever is on it.
+    pub fn grow_disk(&self, more: Size) {
+        let store = &mut self.host.world().actual.datastore;
+        if let Part::Known(disk) = &mut store.disk {
+            disk.size = Size::bytes(disk.size.as_bytes() + more.as_bytes());
+            for part in [&mut store.storage.file, &mut store.storage.device] {
+                if let Part::Known(size) = part {
+                    *size = disk.size;
+                }
+            }
+        }
+    }
+
+    /// What the folder says of this machine.
+    fn manifests(&self, folder: &Folder) -> Manifests {
+        let mut manifests = folder.manifests();
+        if let Part::Known(disk) = &self.host.world().actual.datastore.disk
+            && let Some(machine) = &manifests.machine
+        {
+            let datastore = Some(MachineDatastore::Device(disk.path.clone()));
+            let machine = Machine {
+                datastore,
+                ..(**machine).clone()
+            };
+            manifests.machine = Some(machine.into());
+        }
+        manifests
+    }
+
     pub fn source(&self, folder: &Folder) -> Source {
         Source {
             owner: owner(),
-            manifests: Arc::new(folder.manifests()),
+            manifests: Arc::new(self.manifests(folder)),
             layout: self.layout.clone(),
             asked: Asked::default(),
             acts: BTreeMap::new(),

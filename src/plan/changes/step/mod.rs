@@ -53,8 +53,8 @@ pub(super) fn explain(
         }
         Step::DropKey(_) => one("key for boot", Some("there".to_owned()), None),
         Step::CleanFork(_) => Explained::default(),
-        Step::Format { size, .. } => Explained {
-            fields: vec![Field::new("size", None, Some(size.to_string()))],
+        Step::Format { size, volume, .. } => Explained {
+            fields: view.formatted(*volume, *size),
             action: Some(Action::Create),
             because: Some("it is new".to_owned()),
             ..Explained::default()

@@ -1,6 +1,6 @@
 use super::super::{Explained, Field};
 use super::{View, drift, one, silent};
-use crate::model::{Daemon, Guid, Patch, RunState, Step, Volume};
+use crate::model::{Daemon, Guid, Patch, RunState, Size, Step, Volume};
 
 impl View<'_> {
     pub(super) fn grow(&self, volume: Volume, to: String) -> Explained {
@@ -11,6 +11,16 @@ impl View<'_> {
             Some(_) => field.note("grows online, nothing stops").into(),
             None => field.into(),
         }
+    }
+
+    /// What a new volume is like, and on which device it is made.
+    pub(super) fn formatted(&self, volume: Volume, size: Size) -> Vec<Field> {
+        let disk = self.before.datastore.disk.known();
+        let disk = disk.filter(|_| volume == Volume::Datastore);
+        let device = disk.map(|disk| disk.path.display().to_string());
+        let device = device.map(|path| Field::new("device", None, Some(path)));
+        let size = Field::new("size", None, Some(size.to_string()));
+        device.into_iter().chain([size]).collect()
     }
 
     /// The upper layers follow the file; where it did not grow just now, a
@@ -26,8 +36,14 @@ impl View<'_> {
         };
         let from = storage.mount.known().map(|mount| mount.size.to_string());
         let to = storage.file.known().map(ToString::to_string);
-        let field = Field::new("size", from, to);
-        field.drifted().note("a growth was interrupted").into()
+        let field = Field::new("size", from, to).drifted();
+        let on_disk = self.before.datastore.disk.known().is_some();
+        field
+            .note(match volume == Volume::Datastore && on_disk {
+                true => "its device is larger now",
+                false => "a growth was interrupted",
+            })
+            .into()
     }
 
     pub(super) fn open(&self, volume: Volume) -> Explained {
