@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::program::{Program, is_installed};
 use super::{files, proxy, tools};
 use crate::host::StepError;
-use crate::model::{Layout, Part, Size};
+use crate::model::{Backing, Layout, Part, Size};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -367,9 +367,30 @@ fn datastore(layout: &Layout) -> Vec<Check> {
                 "renet apply",
             ),
         };
-        return vec![check, disk(layout)];
+        let below = match super::datastore::backing(layout) {
+            Backing::File(_) => disk(layout),
+            Backing::Device(path) => device(&path),
+        };
+        return vec![check, below];
     }
-    vec![room(check, &mount, "raise the Machine's datastore size")]
+    let cure = match super::datastore::backing(layout) {
+        Backing::File(_) => "raise the Machine's datastore size",
+        Backing::Device(_) => "make its device larger, then `renet datastore expand`",
+    };
+    vec![room(check, &mount, cure)]
+}
+
+/// The block device that the datastore lies on.
+fn device(path: &Path) -> Check {
+    let check = Check::ok("datastore", "device", "");
+    match super::disk::observe(path) {
+        Part::Known(disk) => Check {
+            found: format!("{}, {}", path.display(), disk.size),
+            ..check
+        },
+        Part::Unknown(why) => check.but(Level::Missing, why, ""),
+        Part::Absent | Part::Hidden => check,
+    }
 }
 
 /// The disk on which a backing file would lie.
