@@ -10,6 +10,7 @@ mod host {
     mod crash;
     mod daemons;
     mod datastore;
+    mod device;
     mod fork;
     mod full;
     mod hooks;

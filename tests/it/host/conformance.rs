@@ -13,9 +13,9 @@ use renet::manifest::{
     Machine, MachineDatastore, Manifests, Origin, Proxy, Repository, Route, Service,
 };
 use renet::model::{
-    Act, Actual, Asked, DeletionPolicy, Digest, Environment, FileEntry, FileSet, Guid, Layout,
-    Name, OnFailure, Owner, ProjectSpec, ResourceLimits, Rewind, RunState, Size, Snapshot, Step,
-    refines,
+    Act, Actual, Asked, Backing, DeletionPolicy, Digest, Disk, Environment, FileEntry, FileSet,
+    Guid, Layout, Name, OnFailure, Owner, Part, ProjectSpec, ResourceLimits, Rewind, RunState,
+    Size, Snapshot, Step, refines,
 };
 use renet::resolve::{Ids, Source};
 
@@ -278,16 +278,38 @@ async fn every_step_does_on_the_simulated_machine_what_it_says() {
 }
 
 #[tokio::test]
+async fn every_step_does_on_a_simulated_block_device_what_it_says() {
+    let host = SimHost::new();
+    host.world().actual.datastore.disk = Part::Known(Disk {
+        path: "/dev/disk".into(),
+        size: Size::mib(600),
+        refused: None,
+    });
+    cases(host, &Layout::new("/").unwrap(), b"busybox").await;
+}
+
+#[tokio::test]
 async fn every_step_does_on_a_real_machine_what_it_says() {
+    real("rc", None).await;
+}
+
+#[tokio::test]
+async fn every_step_does_on_a_real_block_device_what_it_says() {
+    if let Some(disk) = super::device::Disk::blank("conform", 600) {
+        real("rk", Some(Backing::Device(disk.link.clone()))).await;
+    }
+}
+
+async fn real(name: &str, backing: Option<Backing>) {
     let busybox = match std::fs::read("/usr/bin/busybox") {
         Ok(bytes) if nix::unistd::geteuid().is_root() => bytes,
         _ => return super::lab::skip("busybox and root", "conformance of the real host"),
     };
-    let root = PathBuf::from(format!("/tmp/rc-{}", std::process::id()));
+    let root = PathBuf::from(format!("/tmp/{name}-{}", std::process::id()));
     std::fs::create_dir_all(&root).unwrap();
     let layout = Layout::new(&root).unwrap();
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_renet"));
-    let host = LinuxHost::new(layout.clone(), None, binary);
+    let host = LinuxHost::new(layout.clone(), backing, binary);
     let held = tokio::spawn({
         let (host, layout) = (host.clone(), layout.clone());
         async move {
