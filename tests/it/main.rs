@@ -54,6 +54,7 @@ mod machine {
     mod power;
     mod reference;
     mod story;
+    mod tpm;
     mod vm;
 }
 mod cli;

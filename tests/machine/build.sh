@@ -23,6 +23,7 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 PACKAGES=(
   systemd systemd-sysv dbus udev kmod linux-image-cloud-amd64 openssh-server procps iproute2 nftables iptables
   docker.io docker-cli docker-compose containerd runc criu cryptsetup-bin dmsetup btrfs-progs e2fsprogs util-linux
+  swtpm libtss2-esys-3.0.2-0t64 libtss2-mu-4.0.1-0t64 libtss2-rc0t64 libtss2-tcti-device0t64
   rsync rclone age git bash ca-certificates curl jq zstd busybox-static openssh-client inotify-tools
 )
 

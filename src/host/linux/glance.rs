@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    LinuxHost, blocking, btrfs, containers, datastore, freeze, project_files, records, revisions,
-    router, routes, secrets, snapshots, storage,
+    LinuxHost, blocking, btrfs, containers, datastore, freeze, key, project_files, records,
+    revisions, router, routes, snapshots, storage,
 };
 use crate::host::StepError;
 use crate::model::{Actual, Guid, Part, Repository, Shared, Step, Stop, Volume};
@@ -69,7 +69,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         | Step::Close(guid) => {
             let repo = Repository {
                 storage: storage::observe(&host.place(Volume::Image(*guid))),
-                key: secrets::key(&layout.key(*guid)),
+                key: key::observe(&layout.key(*guid)),
                 ..Repository::default()
             };
             actual.repositories = of_one(*guid, repo);

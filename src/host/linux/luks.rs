@@ -11,6 +11,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::ext4;
+use super::key::InMemory;
 use super::program::Program;
 use super::secrets::Passphrase;
 use crate::host::{Done, StepError};
@@ -247,9 +248,10 @@ pub(super) async fn grow(name: &str) -> Result<(), StepError> {
 pub(super) async fn add_key(
     device: &Path,
     slot: u8,
-    key: &Path,
+    key: &Passphrase,
     by: &Passphrase,
 ) -> Result<(), StepError> {
+    let key = InMemory::of(key).map_err(|error| StepError::machine(format!("memfd: {error}")))?;
     // The key is random: stretching it would only cost time at boot.
     let add = Program::new("cryptsetup")
         .args([
@@ -261,7 +263,7 @@ pub(super) async fn add_key(
         .args(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"])
         .args(["--key-file", "-", "--"])
         .arg(device)
-        .arg(key);
+        .arg(key.path());
     add.secret(by).limit(LONG).run().await?;
     Ok(())
 }
@@ -275,8 +277,6 @@ pub(super) async fn kill_slot(device: &Path, slot: u8) -> Result<(), StepError> 
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     /// An encrypted image; none where nothing can make one.
@@ -308,13 +308,10 @@ mod tests {
             header(file.path()),
             Part::Known(Header::Luks { offset, slots })
         );
-        let mut key = tempfile::NamedTempFile::new().unwrap();
-        key.write_all(&[7; 256]).unwrap();
+        let key = Passphrase::random(vec![7; 256].into());
         let right = Passphrase::new(b"right".to_vec()).unwrap();
         let slot = Header::KEY_SLOT;
-        add_key(file.path(), slot, key.path(), &right)
-            .await
-            .unwrap();
+        add_key(file.path(), slot, &key, &right).await.unwrap();
         assert!(header(file.path()).known().unwrap().has_key());
         kill_slot(file.path(), slot).await.unwrap();
         assert!(!header(file.path()).known().unwrap().has_key());

@@ -18,6 +18,7 @@ mod glance;
 pub(crate) mod hook;
 pub mod install;
 mod keeper;
+mod key;
 mod limits;
 pub mod links;
 mod listeners;

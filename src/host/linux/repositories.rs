@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    LinuxHost, blocking, compose, containers, dockerd, freeze, project_files, records, revisions,
-    secrets, snapshots, storage, supervisor,
+    LinuxHost, blocking, compose, containers, dockerd, freeze, key, project_files, records,
+    revisions, snapshots, storage, supervisor,
 };
 use crate::host::Scope;
 use crate::model::{Guid, NetworkId, Part, Record, Repository, Shared, Storage, Volume};
@@ -54,7 +54,7 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
             trash: storage::file(&host.layout.trash(guid)),
             replaced: storage::replaced(&host.layout, guid),
             snapshots: snapshots::observe(&host.layout, guid),
-            key: secrets::key(&host.layout.key(guid)),
+            key: key::observe(&host.layout.key(guid)),
             slots: Part::Hidden,
             files: Part::Hidden,
             given: BTreeMap::new(),
@@ -168,7 +168,7 @@ fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) 
         trash,
         replaced: storage::replaced(layout, guid),
         snapshots: snapshots::observe(layout, guid),
-        key: secrets::key(&layout.key(guid)),
+        key: key::observe(&layout.key(guid)),
         slots,
         files,
         hooks,

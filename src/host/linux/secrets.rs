@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,14 +11,13 @@ use std::sync::Arc;
 use nix::libc;
 use zeroize::Zeroizing;
 
+use super::key;
 use super::program::{Program, is_installed};
 use crate::host::StepError;
 use crate::model::{Layout, Part, SecretRef};
 
 /// Longer than any passphrase, in bytes; shorter than what would hurt.
 const LONGEST: u64 = 64 * 1024;
-/// The key for boot, in bytes.
-const KEY: usize = 256;
 
 /// A passphrase or a key. It prints nothing of itself, and is wiped when dropped.
 #[derive(Clone)]
@@ -48,6 +47,11 @@ impl Passphrase {
             true => Err("the passphrase is empty"),
             false => Ok(Self(bytes)),
         }
+    }
+
+    /// Bytes of which every one counts.
+    pub(super) fn random(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
     }
 
     /// Whether another is the same.
@@ -127,11 +131,7 @@ impl Secrets {
                 return typed.ok_or_else(|| wrong(&"nothing was typed"));
             }
             SecretRef::File(path) => return file(path).map_err(|error| wrong(&error)),
-            SecretRef::Key(guid) => {
-                let path = layout.key(*guid);
-                let key = fs::read(&path).map_err(|error| wrong(&error))?;
-                return Ok(Passphrase(Zeroizing::new(key)));
-            }
+            SecretRef::Key(guid) => return key::read(&layout.key(*guid)).await,
             SecretRef::Credential(name) => {
                 let (path, sealed) =
                     credential(name, layout).ok_or_else(|| wrong(&"there is none"))?;
@@ -222,53 +222,9 @@ fn credential(name: &str, layout: &Layout) -> Option<(PathBuf, bool)> {
     all.find(|(path, _)| path.exists())
 }
 
-/// Whether there is a key for boot.
-pub(super) fn key(path: &Path) -> Part<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
-        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
-        Ok(_) => Part::Known(()),
-    }
-}
-
-/// Makes a random key for boot, for root alone.
-pub(super) fn make_key(path: &Path) -> io::Result<()> {
-    let mut key = Zeroizing::new(vec![0; KEY]);
-    File::open("/dev/urandom")?.read_exact(&mut key)?;
-    write_key(path, &key)
-}
-
-/// Copies a key for boot.
-pub(super) fn copy_key(from: &Path, to: &Path) -> io::Result<()> {
-    let key = Zeroizing::new(fs::read(from)?);
-    write_key(to, &key)
-}
-
-fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    if let Some(folder) = path.parent() {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(folder)?;
-    }
-    super::files::write_atomic(path, key, 0o600)
-}
-
-/// Overwrites a key for boot and removes it; none is fine. The datastore may keep
-/// the old bytes somewhere: what counts is the slot.
-pub(super) fn drop_key(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(mut file) => {
-            file.write_all(&[0; KEY])?;
-            file.sync_all()?;
-        }
-    }
-    fs::remove_file(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

@@ -11,8 +11,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::libc;
 use uuid::Uuid;
 
-use super::secrets::{self, Passphrase};
-use super::{LinuxHost, btrfs, disk, ext4, files, freeze, loop_device, luks, mount};
+use super::secrets::Passphrase;
+use super::{LinuxHost, btrfs, disk, ext4, files, freeze, key, loop_device, luks, mount};
 use crate::host::{Done, StepError};
 use crate::model::{
     Backing, DataLossPermit, Guid, Header, Layout, Mount, Part, Seal, SecretRef, Size, Storage,
@@ -386,8 +386,7 @@ pub(super) fn purge(
         return Err(wrong(&trash, "the permit is for another repository"));
     }
     closed(&trash)?;
-    let key = layout.key(guid);
-    secrets::drop_key(&key).map_err(|error| wrong(&key, error))?;
+    key::discard(&layout.key(guid))?;
     fs::remove_file(&trash).map_err(|error| wrong(&trash, error))?;
     Ok(Done::Changed)
 }
@@ -609,7 +608,7 @@ async fn unlock(
                     // A key that no longer fits is made anew, in its own slot.
                     let killed = luks::kill_slot(device, Header::KEY_SLOT).await;
                     if killed.is_ok() {
-                        let _ = secrets::drop_key(&host.layout.key(guid));
+                        let _ = key::discard(&host.layout.key(guid));
                     }
                 }
                 return Ok(());
@@ -630,12 +629,12 @@ pub(super) async fn enrol_key(
     guid: Guid,
     with: &[SecretRef],
 ) -> Result<Done, StepError> {
-    let key = host.layout.key(guid);
+    let path = host.layout.key(guid);
     let slot = Header::KEY_SLOT;
     let taken = luks::header(&place.file)
         .known()
         .is_some_and(Header::has_key);
-    if taken && !key.exists() {
+    if taken && !path.exists() {
         return Err(wrong(
             &place.file,
             format!("its key slot {slot} holds a key that renet does not know"),
@@ -650,21 +649,20 @@ pub(super) async fn enrol_key(
                 continue;
             }
         };
-        secrets::make_key(&key).map_err(|error| wrong(&key, error))?;
+        let key = key::make(&path).await?;
         let device = carrier(place)?;
         match luks::add_key(&device, slot, &key, &passphrase).await {
             Ok(()) => return Ok(Done::Changed),
             Err(error) => last = error,
         }
-        let _ = secrets::drop_key(&key);
+        let _ = key::discard(&path);
     }
     Err(last)
 }
 
 /// Takes over the key of another image.
 pub(super) fn copy_key(layout: &Layout, guid: Guid, from: Guid) -> Result<Done, StepError> {
-    let (from, to) = (layout.key(from), layout.key(guid));
-    secrets::copy_key(&from, &to).map_err(|error| wrong(&to, error))?;
+    key::copy(&layout.key(from), &layout.key(guid))?;
     Ok(Done::Changed)
 }
 
@@ -680,8 +678,7 @@ pub(super) async fn drop_key(
     {
         luks::kill_slot(&carrier(place)?, Header::KEY_SLOT).await?;
     }
-    let key = layout.key(guid);
-    secrets::drop_key(&key).map_err(|error| wrong(&key, error))?;
+    key::discard(&layout.key(guid))?;
     Ok(Done::Changed)
 }
 

@@ -179,7 +179,7 @@ fn l33_l36_l62_an_encrypted_repository_runs_grows_is_copied_and_goes() {
     machine.expect(0, &["install", "--timer"]);
     machine.sh(&format!("rm {KEY}; sync"));
     machine.reboot();
-    const BOOT: Duration = Duration::from_secs(90);
+    const BOOT: Duration = Duration::from_secs(180);
     machine.until("systemctl is-active rediacc-autostart.service", BOOT);
     assert_eq!(machine.sh(&format!("sha256sum <{shop}/counter")), sum);
     machine.expect(0, &["reconcile"]);
