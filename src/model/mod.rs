@@ -4,6 +4,7 @@
 //! [`Step`] (the only thing that ever changes a machine).
 
 mod actual;
+mod asked;
 mod blocked;
 mod desired;
 mod digest;
@@ -16,6 +17,7 @@ mod limits;
 mod named;
 mod part;
 mod permit;
+mod proxy;
 mod record;
 mod revision;
 mod secret;
@@ -30,11 +32,11 @@ pub use actual::{
     Actual, Container, ContainerState, Daemon, Datastore, FileSeen, FilesSeen, Health, Made, Proxy,
     Published, Repository, RouteTable, refines,
 };
+pub use asked::{Act, Asked, CrashLoop, Prune, StoreAct};
 pub use blocked::{Blocked, Object};
 pub use desired::{
-    Acme, Act, Asked, CertificateFiles, CrashLoop, DatastoreSpec, Desired, DnsProof, LOG_LIMITS,
-    Origin, ProjectSpec, ProxySpec, Prune, RepositorySpec, RouteSpec, RunAs, RunState, ServiceSpec,
-    StoreAct, TRIAL_LABEL,
+    DatastoreSpec, Desired, LOG_LIMITS, Origin, ProjectSpec, RepositorySpec, RouteSpec, RunState,
+    ServiceSpec, TRIAL_LABEL,
 };
 pub use digest::Digest;
 pub use environment::Environment;
@@ -48,6 +50,7 @@ pub use limits::ResourceLimits;
 pub use named::{Named, NotNamed};
 pub use part::{Part, Stop};
 pub use permit::DataLossPermit;
+pub use proxy::{Acme, CertificateFiles, DnsProof, ProxySpec, RunAs};
 pub use record::{
     DeletionPolicy, Format, Gone, Kin, Lineage, MachineRecord, Owner, Patch, Record, Rewind,
     RouteRecord, Suspension, Tombstone, Unfinished, slots_are_distinct, slots_from_json,
