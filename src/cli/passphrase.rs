@@ -6,7 +6,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::host::linux::secrets::Passphrase;
+use crate::host::linux::passphrase::Passphrase;
 
 /// Where a passphrase comes from.
 #[derive(Debug, clap::Args)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    LinuxHost, blocking, btrfs, containers, datastore, freeze, key, project_files, records,
-    revisions, router, routes, snapshots, storage,
+    LinuxHost, blocking, btrfs, containers, datastore, freeze, image_files, key, project_files,
+    records, revisions, router, routes, snapshots, storage,
 };
 use crate::host::StepError;
 use crate::model::{Actual, Guid, Part, Repository, Shared, Step, Stop, Volume};
@@ -183,7 +183,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         | Step::KeepReplaced { guid, .. } => {
             let mut repo = Repository {
                 trash: storage::file(&layout.trash(*guid)),
-                replaced: storage::replaced(layout, *guid),
+                replaced: image_files::replaced(layout, *guid),
                 snapshots: snapshots::observe(layout, *guid),
                 ..Repository::default()
             };

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
+use super::passphrase::Passphrase;
 use super::program::{Program, is_installed};
-use super::secrets::Passphrase;
 use crate::host::StepError;
 use crate::model::Part;
 

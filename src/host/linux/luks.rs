@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::ext4;
 use super::key::InMemory;
+use super::passphrase::Passphrase;
 use super::program::Program;
-use super::secrets::Passphrase;
 use crate::host::{Done, StepError};
 use crate::model::{Guid, Header, Part, Pbkdf, Size};
 

@@ -16,6 +16,7 @@ pub mod files;
 pub(crate) mod freeze;
 mod glance;
 pub(crate) mod hook;
+mod image_files;
 pub mod install;
 mod keeper;
 mod key;
@@ -25,6 +26,7 @@ mod listeners;
 mod loop_device;
 mod luks;
 mod mount;
+pub mod passphrase;
 pub mod passthrough;
 pub mod program;
 mod project_files;
@@ -42,6 +44,7 @@ pub(crate) mod systemd;
 mod tools;
 mod uninstall;
 mod units;
+mod unlock;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -93,7 +96,7 @@ impl LinuxHost {
     }
 
     /// The passphrase that was typed, besides.
-    pub fn with_typed(self, passphrase: secrets::Passphrase) -> Self {
+    pub fn with_typed(self, passphrase: passphrase::Passphrase) -> Self {
         Self {
             secrets: self.secrets.with_typed(passphrase),
             ..self
@@ -194,7 +197,7 @@ impl LinuxHost {
         }
         let layout = &self.layout;
         match step {
-            Step::ClearStaging(volume) => storage::clear_staging(&self.place(*volume)).await,
+            Step::ClearStaging(volume) => image_files::clear_staging(&self.place(*volume)).await,
             Step::Format {
                 volume,
                 size,
@@ -202,7 +205,7 @@ impl LinuxHost {
                 seal,
             } => {
                 let place = self.place(*volume);
-                storage::format(self, &place, *size, *uuid, seal.as_ref()).await
+                image_files::format(self, &place, *size, *uuid, seal.as_ref()).await
             }
             Step::Fork {
                 guid,
@@ -210,7 +213,7 @@ impl LinuxHost {
                 snapshot,
             } => {
                 let place = self.place(Volume::Image(*guid));
-                storage::fork(self, &place, *guid, *from, *snapshot).await
+                image_files::fork(self, &place, *guid, *from, *snapshot).await
             }
             Step::Snapshot {
                 guid, at, made_by, ..
@@ -220,29 +223,29 @@ impl LinuxHost {
             }
             Step::Replace { guid, with, .. } => {
                 let place = self.place(Volume::Image(*guid));
-                storage::replace(self, &place, *guid, *with).await
+                image_files::replace(self, &place, *guid, *with).await
             }
             Step::KeepReplaced { guid, at } => snapshots::keep_replaced(self, *guid, *at).await,
             Step::Thaw(guid) => self.on_image(*guid, freeze::thaw_now),
             Step::Open { guid, with } => {
-                storage::open(self, &self.place(Volume::Image(*guid)), *guid, with).await
+                unlock::open(self, &self.place(Volume::Image(*guid)), *guid, with).await
             }
-            Step::GrowMapper(guid) => storage::grow_mapping(*guid).await,
+            Step::GrowMapper(guid) => unlock::grow_mapping(*guid).await,
             Step::EnrolKey { guid, with } => {
-                storage::enrol_key(self, &self.place(Volume::Image(*guid)), *guid, with).await
+                unlock::enrol_key(self, &self.place(Volume::Image(*guid)), *guid, with).await
             }
-            Step::CopyKey { guid, from } => storage::copy_key(layout, *guid, *from),
+            Step::CopyKey { guid, from } => unlock::copy_key(layout, *guid, *from),
             Step::DropKey(guid) => {
-                storage::drop_key(layout, &self.place(Volume::Image(*guid)), *guid).await
+                unlock::drop_key(layout, &self.place(Volume::Image(*guid)), *guid).await
             }
-            Step::Close(guid) => storage::close_mapping(*guid).await,
+            Step::Close(guid) => unlock::close_mapping(*guid).await,
             Step::CleanFork(guid) => {
                 let (layout, guid) = (layout.clone(), *guid);
-                blocking(move || storage::clean_fork(&layout, guid))
+                blocking(move || image_files::clean_fork(&layout, guid))
                     .await
                     .unwrap_or_else(|why| Err(StepError::machine(why)))
             }
-            Step::GrowFile { volume, size } => storage::grow_file(&self.place(*volume), *size),
+            Step::GrowFile { volume, size } => image_files::grow_file(&self.place(*volume), *size),
             Step::Attach(volume) => storage::attach(&self.place(*volume)).await,
             Step::GrowDevice(volume) => storage::grow_device(&self.place(*volume)).await,
             Step::Mount(volume) => {
@@ -273,9 +276,9 @@ impl LinuxHost {
                 records::reserve(layout, *guid, &record)
             }
             Step::Record(guid, patch) => records::patch(layout, *guid, patch),
-            Step::Trash(guid) => self.on_image(*guid, storage::trash),
-            Step::Untrash(guid) => self.on_image(*guid, storage::untrash),
-            Step::Purge { guid, permit } => storage::purge(layout, *guid, permit),
+            Step::Trash(guid) => self.on_image(*guid, image_files::trash),
+            Step::Untrash(guid) => self.on_image(*guid, image_files::untrash),
+            Step::Purge { guid, permit } => image_files::purge(layout, *guid, permit),
             Step::DropRecord(guid) => {
                 compose::forget(layout, *guid, None)?;
                 records::forget(layout, *guid)

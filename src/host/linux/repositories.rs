@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    LinuxHost, blocking, compose, containers, dockerd, freeze, key, project_files, records,
-    revisions, snapshots, storage, supervisor,
+    LinuxHost, blocking, compose, containers, dockerd, freeze, image_files, key, project_files,
+    records, revisions, snapshots, storage, supervisor,
 };
 use crate::host::Scope;
 use crate::model::{Guid, NetworkId, Part, Record, Repository, Shared, Storage, Volume};
@@ -52,7 +52,7 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
                 ..storage::outline(&place)
             },
             trash: storage::file(&host.layout.trash(guid)),
-            replaced: storage::replaced(&host.layout, guid),
+            replaced: image_files::replaced(&host.layout, guid),
             snapshots: snapshots::observe(&host.layout, guid),
             key: key::observe(&host.layout.key(guid)),
             slots: Part::Hidden,
@@ -166,7 +166,7 @@ fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) 
         mirror: records::mirror(layout, guid),
         storage,
         trash,
-        replaced: storage::replaced(layout, guid),
+        replaced: image_files::replaced(layout, guid),
         snapshots: snapshots::observe(layout, guid),
         key: key::observe(&layout.key(guid)),
         slots,

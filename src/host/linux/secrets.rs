@@ -3,81 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::libc;
-use zeroize::Zeroizing;
 
 use super::key;
+use super::passphrase::Passphrase;
 use super::program::{Program, is_installed};
 use crate::host::StepError;
 use crate::model::{Layout, Part, SecretRef};
-
-/// Longer than any passphrase, in bytes; shorter than what would hurt.
-const LONGEST: u64 = 64 * 1024;
-
-/// A passphrase or a key. It prints nothing of itself, and is wiped when dropped.
-#[derive(Clone)]
-pub struct Passphrase(Zeroizing<Vec<u8>>);
-
-impl fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
-impl Passphrase {
-    /// One as it was typed or written: the line end that closes it does not count.
-    ///
-    /// # Errors
-    ///
-    /// Where nothing is left.
-    pub fn new(bytes: Vec<u8>) -> Result<Self, &'static str> {
-        let mut bytes = Zeroizing::new(bytes);
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
-        }
-        match bytes.is_empty() {
-            true => Err("the passphrase is empty"),
-            false => Ok(Self(bytes)),
-        }
-    }
-
-    /// Bytes of which every one counts.
-    pub(super) fn random(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Self(bytes)
-    }
-
-    /// Whether another is the same.
-    pub fn is(&self, other: &Passphrase) -> bool {
-        *self.0 == *other.0
-    }
-
-    /// Its bytes.
-    pub(super) fn bytes(&self) -> &Zeroizing<Vec<u8>> {
-        &self.0
-    }
-
-    /// Reads one to its end.
-    ///
-    /// # Errors
-    ///
-    /// Where it cannot be read, is empty, or longer than any passphrase.
-    pub fn read(from: impl io::Read) -> io::Result<Self> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
-        from.take(LONGEST + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LONGEST {
-            return Err(io::Error::other("it is longer than any passphrase"));
-        }
-        Self::new(std::mem::take(&mut *bytes)).map_err(io::Error::other)
-    }
-}
 
 /// What may be asked for, and what was typed.
 #[derive(Clone, Debug, Default)]
@@ -228,23 +165,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-
-    #[test]
-    fn one_line_end_is_cut_and_every_other_byte_counts() {
-        let read = |text: &str| Passphrase::new(text.into()).map(|it| it.bytes().to_vec());
-        for (text, is) in [
-            ("a\n", "a"),
-            ("a\r\n", "a"),
-            ("a\n\n", "a\n"),
-            (" a ", " a "),
-        ] {
-            assert_eq!(read(text).unwrap(), is.as_bytes(), "{text:?}");
-        }
-        for empty in ["", "\n", "\r\n"] {
-            assert!(read(empty).is_err(), "{empty:?}");
-        }
-        assert!(Passphrase::read(io::repeat(b'x')).is_err());
-    }
 
     #[test]
     fn l62_a_passphrase_does_not_print_itself() {

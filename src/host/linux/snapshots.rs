@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use super::{LinuxHost, btrfs, files, storage};
+use super::{LinuxHost, btrfs, files, image_files};
 use crate::host::{Done, StepError};
 use crate::model::{DataLossPermit, Guid, Layout, MadeBy, Part, Size, Snapshot, Snapshots};
 
@@ -62,7 +62,7 @@ pub(super) async fn make(
     made_by: MadeBy,
 ) -> Result<Done, StepError> {
     let meanwhile = host.layout.fork_snapshot(guid);
-    let copy = async |file: &File| storage::copy_image(host, guid, &meanwhile, file).await;
+    let copy = async |file: &File| image_files::copy_image(host, guid, &meanwhile, file).await;
     commit(host, guid, at, made_by, copy).await
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn keep_replaced(
     };
     // It may have been kept already, and not gone yet.
     if !kept {
-        let copy = async |file: &File| storage::share(&replaced, file).await;
+        let copy = async |file: &File| image_files::share(&replaced, file).await;
         commit(host, guid, at, MadeBy::Rewind, copy).await?;
     }
     let remove = || -> io::Result<()> {

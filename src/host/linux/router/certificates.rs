@@ -12,8 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::super::files::write_atomic;
+use super::super::passphrase::Passphrase;
 use super::super::program::{Program, is_installed};
-use super::super::secrets::{self, Passphrase};
+use super::super::secrets;
 use crate::model::{CertificateFiles, Digest, Layout, Name, ProxySpec};
 use crate::router::Certificate;
 
