@@ -97,7 +97,10 @@ impl Script<'_> {
         let suspension = suspension.cloned();
         self.want(match object {
             Object::Route(name) => Step::SuspendRoute(name.clone(), suspension),
-            _ => Step::SuspendMachine(suspension),
+            _ => match self.base_blocked() {
+                Some(why) => return Err(Stop::Block(why)),
+                None => Step::SuspendMachine(suspension),
+            },
         })
     }
 

@@ -442,3 +442,11 @@ fn a_command_looks_at_no_more_than_it_works_on() {
     let all = looks();
     assert!(all.contains(&Scope::All), "{all:?}");
 }
+
+#[test]
+fn a_machine_without_a_datastore_has_nothing_that_could_be_left_alone() {
+    let lab = Lab::new();
+    let report = lab.suspend(Object::Machine, Some(lab.suspension()));
+    let blocked = report.unwrap().last.plan.blocked;
+    assert_eq!(blocked[&Object::Machine].reason(), "DependencyBlocked");
+}
