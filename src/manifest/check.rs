@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Origin;
-use super::decode::{Document, Found};
-use super::fields::{listed, near};
+use super::found::{Document, Found};
 use super::problem::{Place, Report};
 use super::service;
+use super::values::{listed, near};
 use crate::model::Name;
 
 /// Compares the documents with each other and says which of them cannot stand. Where a

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::decode::{claims, is_plain};
+use super::found::claims;
 use super::problem::{Place, Report, Source};
 use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT};
 use super::tree::{Kind, Node, duplicates, parse};
+use super::values::is_plain;
 use crate::model::{FileEntry, FileSet, Rediaccfile, RelPath};
 
 const FILE_LIMIT: usize = 64 << 20;

@@ -1,15 +1,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::sync::Arc;
-
-use jiff::SignedDuration;
 
 use super::problem::{Place, Report, Source};
 use super::tree::{Kind, Node};
-use crate::model::suggest;
+use super::values::{listed, near};
 
 /// The fields of one mapping while it is decoded: each is asked for by name, and
 /// what was not asked for is unknown.
@@ -318,92 +313,5 @@ impl<'a> Fields<'a> {
                 format!("add {cure}"),
             );
         }
-    }
-}
-
-/// The candidate that was probably meant.
-pub(super) fn near<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    // Comparing takes long for long words, and nobody means those.
-    (word.len() <= 64)
-        .then(|| suggest(word, candidates))
-        .flatten()
-}
-
-/// `a, b, c`, each once.
-pub(super) fn listed<T: Display>(items: impl Iterator<Item = T>) -> String {
-    let mut seen = BTreeMap::new();
-    for (order, item) in items.enumerate() {
-        seen.entry(item.to_string()).or_insert(order);
-    }
-    let mut items: Vec<_> = seen.into_iter().collect();
-    items.sort_by_key(|(_, order)| *order);
-    let items: Vec<_> = items.into_iter().map(|(item, _)| item).collect();
-    items.join(", ")
-}
-
-/// Reads text into a type that checks it.
-pub(super) fn text<T: FromStr<Err: Display>>(node: &Node) -> Result<T, String> {
-    match &node.kind {
-        Kind::Text(text) => text.parse().map_err(|error: T::Err| match node.hidden {
-            // The error may repeat it.
-            true => "the value of this variable cannot stand here; look at its definition".into(),
-            false => error.to_string(),
-        }),
-        Kind::Null => Err("write a value".into()),
-        Kind::Number(_) | Kind::Bool(_) => Err(format!(
-            "this must be text, and YAML reads {}; put it in quotes",
-            node.what()
-        )),
-        _ => Err(format!(
-            "this must be text, not {}; write one value",
-            node.what()
-        )),
-    }
-}
-
-/// Reads text or a number into a type that checks it.
-pub(super) fn plain<T: FromStr<Err: Display>>(node: &Node) -> Result<T, String> {
-    match &node.kind {
-        Kind::Number(value) => value.parse().map_err(|error: T::Err| error.to_string()),
-        _ => text(node),
-    }
-}
-
-/// Reads a whole number.
-pub(super) fn number<T: FromStr>(node: &Node, cure: &str) -> Result<T, String> {
-    match &node.kind {
-        Kind::Number(value) => value.parse().map_err(|_| cure.to_owned()),
-        Kind::Text(text) if text.parse::<T>().is_ok() => {
-            Err("this must be a number, not text; write the number itself, without quotes".into())
-        }
-        _ => Err(cure.to_owned()),
-    }
-}
-
-/// Reads a time within a range.
-pub(super) fn time(
-    node: &Node,
-    range: RangeInclusive<SignedDuration>,
-    cure: &str,
-) -> Result<SignedDuration, String> {
-    let text = match &node.kind {
-        Kind::Number(number) => return Err(format!("a time has a unit; write `{number}s`")),
-        _ => text::<String>(node)?,
-    };
-    // One form: the parser knows many more.
-    let plain = text
-        .chars()
-        .all(|c| c.is_ascii_digit() || "hms".contains(c));
-    let time: Option<SignedDuration> = text.parse().ok().filter(|_| plain);
-    let time = time.ok_or(cure)?;
-    match range.contains(&time) {
-        true => Ok(time),
-        false => Err(format!(
-            "`{}` is too short or too long; {cure}",
-            text.escape_debug()
-        )),
     }
 }

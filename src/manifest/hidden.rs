@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::fields::near;
 use super::tree::{Kind, Node, documents};
+use super::values::near;
 use crate::model::is_called_secret;
 
 /// Fields whose values may be secrets, whatever they are called below.

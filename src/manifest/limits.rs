@@ -1,8 +1,8 @@
 //! How much of the machine something may take: `limits:` of repositories and services.
 
-use super::decode::size;
-use super::fields::{Fields, number};
+use super::fields::Fields;
 use super::tree::Node;
+use super::values::{number, size};
 use crate::model::{ResourceLimits, Size};
 
 /// The least that each may be limited to.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::compose::{Reach, is_yaml};
-use super::decode::{Context, Document, Found, claims, document};
+use super::decode::document;
+use super::found::{Context, Document, Found, claims};
 use super::problem::{Place, Problem, Report, Source};
 use super::root::{EntryKind, Refusal, Root, TEXT_LIMIT, Trace};
 use super::tree::{Node, parse};

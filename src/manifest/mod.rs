@@ -14,17 +14,21 @@ mod compose;
 mod decode;
 mod digested;
 mod fields;
+mod found;
 mod hidden;
 mod limits;
 mod load;
+mod machine;
 mod problem;
 mod proxy;
 mod render;
 mod repository;
 mod root;
+mod route;
 pub mod schema;
 mod service;
 mod tree;
+mod values;
 mod variables;
 mod written;
 
@@ -41,9 +45,9 @@ use crate::model::{
     Schedule, Seal, SecretRef, Size,
 };
 
-pub(crate) use decode::device;
 pub use digested::Digested;
 pub use load::{Loader, OneFile, load, load_file};
+pub(crate) use machine::device;
 pub use problem::Problem;
 pub use render::{Listed, Validation};
 pub use written::Written;

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use super::Proxy;
-use super::decode::{Context, port, word};
-use super::fields::{Fields, text};
+use super::fields::Fields;
+use super::found::Context;
 use super::problem::is_hostile;
-use super::repository::{absolute, yes_or_no};
 use super::tree::Node;
+use super::values::{absolute, port, text, word, yes_or_no};
 use crate::model::{Acme, CertificateFiles, DnsProof, Name, RelPath, RunAs};
 
 pub(super) fn proxy(fields: &Fields, context: &Context) -> Proxy {

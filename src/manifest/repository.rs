@@ -1,16 +1,18 @@
 //! Kind `Repository`.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::SignedDuration;
 
-use super::decode::{Context, Found, is_plain, size, word};
-use super::fields::{Fields, listed, number, text, time};
+use super::fields::Fields;
+use super::found::{Context, Found};
 use super::limits::{self, Least};
-use super::tree::{Kind, Node};
+use super::tree::Kind;
+use super::values::{absolute, is_plain, listed, number, size, text, time, word, yes_or_no};
 use super::{ForkOf, Origin, Repository};
 use crate::model::{
-    DeletionPolicy, Name, NetworkId, Pbkdf, RelPath, RunState, Schedule, Seal, SecretRef, Size,
+    DeletionPolicy, Name, NetworkId, Pbkdf, RelPath, ResourceLimits, RunState, Schedule, Seal,
+    SecretRef, Size,
 };
 
 /// Reads the spec of a Repository.
@@ -70,9 +72,14 @@ pub(super) fn repository(
     let protected = spec.optional("protected", yes_or_no);
     let autostart = spec.optional("autostart", yes_or_no);
     let snapshots = spec.map("snapshots").and_then(schedule);
-    let limits = spec
-        .map("limits")
-        .map(|fields| limits::limits(fields, &LEAST));
+    let limits = spec.map("limits").map(|fields| {
+        let limits = limits::limits(fields, &LEAST);
+        // The kernel keeps whole pages: what it says is to be what was wanted.
+        ResourceLimits {
+            memory: limits.memory.map(Size::round_up_mib),
+            ..limits
+        }
+    });
     for field in ["networkId", "guid", "forkOf"] {
         found.places.insert(field, spec.place(field));
     }
@@ -105,13 +112,6 @@ const LEAST: Least = Least {
     pids: 256,
     of: "a repository",
 };
-
-pub(super) fn yes_or_no(node: &Node) -> Result<bool, String> {
-    match node.kind {
-        Kind::Bool(yes) => Ok(yes),
-        _ => Err("write true or false".into()),
-    }
-}
 
 fn schedule(fields: Fields) -> Option<Schedule> {
     const LEAST: SignedDuration = SignedDuration::from_mins(1);
@@ -241,18 +241,4 @@ fn secret(from: Fields, context: &Context) -> Option<SecretRef> {
     };
     from.finish();
     secret
-}
-
-/// An absolute path as people type them.
-pub(super) fn absolute(path: &Path, example: &str) -> Result<PathBuf, String> {
-    let plain = |part: Component| match part {
-        Component::Normal(part) => part.to_str().is_some_and(is_plain),
-        Component::RootDir => true,
-        _ => false,
-    };
-    if path.is_absolute() && path.file_name().is_some() && path.components().all(plain) {
-        Ok(path.to_owned())
-    } else {
-        Err(format!("write an absolute path, like `{example}`"))
-    }
 }

@@ -7,12 +7,12 @@ use jiff::SignedDuration;
 
 use super::Service;
 use super::compose::{self, Content, Managed};
-use super::decode::{Context, Found, word};
-use super::fields::{Fields, listed, near, text, time};
+use super::fields::Fields;
+use super::found::{Context, Found};
 use super::limits::{self, Least};
 use super::problem::{Place, Report};
-use super::repository::yes_or_no;
 use super::tree::{Kind, Node};
+use super::values::{listed, near, text, time, word, yes_or_no};
 use super::variables;
 use crate::model::{Environment, Name, OnFailure, ProjectSpec, RelPath, ResourceLimits, Size};
 

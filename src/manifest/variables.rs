@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::fields::{listed, near, text};
 use super::hidden::is_secret;
 use super::problem::{Place, Report, Source, is_hostile};
 use super::tree::{Kind, Node};
+use super::values::{listed, near, text};
 
 /// What one Machine document declares; a value is missing where it is not readable.
 /// `None` where not even the names are.

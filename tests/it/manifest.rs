@@ -237,6 +237,19 @@ fn what_a_broken_file_may_define_is_not_missed() {
 }
 
 #[test]
+fn limits_are_what_the_kernel_can_keep() {
+    let limits = "limits: { memory: 300.5M, cpus: 1.5, pids: 4096 }";
+    let text = REPOSITORY.replace("encryption: none", &format!("encryption: none, {limits}"));
+    let dir = folder(&[("a.yaml", &text)]);
+    let loaded = load(dir.path());
+    assert_eq!(lines(&loaded, dir.path()), "");
+    let shop: Name = "shop".parse().unwrap();
+    let limits = loaded.manifests.repositories[&shop].limits;
+    assert_eq!(limits.memory, Some(Size::mib(301)));
+    assert_eq!((limits.cpus, limits.pids), (Some(150), Some(4096)));
+}
+
+#[test]
 fn a_document_with_a_problem_is_left_out_and_the_others_stay() {
     let manifest = format!(
         "{MACHINE}---\n{REPOSITORY}---\n{}---\n{ROUTE}",

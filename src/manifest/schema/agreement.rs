@@ -10,8 +10,9 @@ use jsonschema::Validator;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::decode::{Context, document};
+use super::super::decode::document;
 use super::super::fields::ASKED;
+use super::super::found::Context;
 use super::super::problem::{Report, Source};
 use super::super::root::Root;
 use super::super::tree::parse;
