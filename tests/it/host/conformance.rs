@@ -63,11 +63,12 @@ impl<H: Host> Host for Held<H> {
                 .push(format!("{step}: does not hold after it"));
         }
         assert!(done == Done::Changed || publishes, "{step}");
-        assert_eq!(
-            self.host.perform(step, cx).await,
-            Ok(Done::Already),
-            "{step}, again"
-        );
+        let mut again = self.host.perform(step, cx).await;
+        // What a daemon has may have changed in between, and the router wrote that.
+        if publishes && again == Ok(Done::Changed) {
+            again = self.host.perform(step, cx).await;
+        }
+        assert_eq!(again, Ok(Done::Already), "{step}, again");
         self.performed.lock().unwrap().push(format!("{step:?}"));
         Ok(done)
     }
