@@ -65,14 +65,6 @@ fn a_key_for_boot_is_worth_nothing_without_the_chip_that_sealed_it() {
     machine.expect(0, &["resume", "repository/own"]);
     boot(&mut machine);
     assert_eq!(machine.sh(&format!("cat {own}/data")), "precious\n");
-    // A copy opens by the key of its parent.
-    machine.expect(
-        0,
-        &["repository", "fork", "--source", "own", "--target", "copy"],
-    );
-    let copy = mount_of(&machine, "copy");
-    assert_eq!(machine.sh(&format!("cat {copy}/data")), "precious\n");
-    machine.expect(0, &["repository", "unmount", "copy"]);
 
     // The disk in another machine.
     machine.expect(0, &["repository", "unmount", "own"]);
