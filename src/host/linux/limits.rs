@@ -21,23 +21,37 @@ pub(super) fn has_slices(layout: &Layout) -> bool {
     systemd::rules(layout) && Path::new(TREE).join("cgroup.controllers").exists()
 }
 
-/// The limits that the kernel keeps for a network; `None` where it keeps none.
+/// The limits that the kernel keeps for a network; `None` where it cannot keep all of
+/// them, and where its daemon is in no slice.
 pub(super) fn kept(layout: &Layout, network: NetworkId) -> Option<ResourceLimits> {
-    has_slices(layout).then(|| of(&Path::new(TREE).join(slice(network))))?
+    let tree = Path::new(TREE);
+    let keeps = systemd::rules(layout) && controls(tree);
+    keeps.then(|| of(&tree.join(slice(network))))?
 }
 
-/// The limits of a group; `None` where not all of them are counted.
+/// Whether all that can be limited can be in this tree.
+fn controls(tree: &Path) -> bool {
+    let all = fs::read_to_string(tree.join("cgroup.controllers")).unwrap_or_default();
+    let has = |name: &str| all.split_whitespace().any(|one| one == name);
+    ["memory", "cpu", "pids"].into_iter().all(has)
+}
+
+/// The limits of a group. What nobody limits may have no file there.
 fn of(group: &Path) -> Option<ResourceLimits> {
+    if !group.is_dir() {
+        return None;
+    }
     let read = |file: &str| fs::read_to_string(group.join(file)).ok();
     let number = |text: &str| text.trim().parse::<u64>().ok();
-    let cpus = read("cpu.max")?;
-    let (quota, period) = cpus.trim().split_once(' ')?;
-    let period = number(period)?.max(1);
-    let cpus = number(quota).map(|quota| (quota * 100).div_ceil(period));
+    let cpus = read("cpu.max").and_then(|text| {
+        let (quota, period) = text.trim().split_once(' ')?;
+        let cpus = (number(quota)? * 100).div_ceil(number(period)?.max(1));
+        u32::try_from(cpus).ok()
+    });
     Some(ResourceLimits {
-        memory: number(&read("memory.max")?).map(Size::bytes),
-        cpus: cpus.and_then(|cpus| cpus.try_into().ok()),
-        pids: number(&read("pids.max")?).and_then(|pids| pids.try_into().ok()),
+        memory: read("memory.max").and_then(|text| number(&text).map(Size::bytes)),
+        cpus,
+        pids: read("pids.max").and_then(|text| text.trim().parse().ok()),
     })
 }
 
@@ -71,4 +85,39 @@ pub(super) fn properties(limits: &ResourceLimits) -> [(&'static str, u64); 3] {
         ("CPUQuotaPerSecUSec", cpus),
         ("TasksMax", limits.pids.map_or(NONE, u64::from)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_keeps_what_its_files_say() {
+        let tree = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(tree.path().join(file), text).unwrap();
+        assert_eq!(of(&tree.path().join("none")), None);
+        assert_eq!(of(tree.path()), Some(ResourceLimits::default()));
+        write("memory.max", "536870912\n");
+        write("cpu.max", "max 100000\n");
+        write("pids.max", "max\n");
+        let memory = ResourceLimits {
+            memory: Some(Size::mib(512)),
+            ..ResourceLimits::default()
+        };
+        assert_eq!(of(tree.path()), Some(memory));
+        write("cpu.max", "25000 100000\n");
+        write("pids.max", "1000\n");
+        let all = ResourceLimits {
+            cpus: Some(25),
+            pids: Some(1000),
+            ..memory
+        };
+        assert_eq!(of(tree.path()), Some(all));
+        // A container of another system has none of them.
+        assert!(!controls(tree.path()));
+        write("cgroup.controllers", "cpuset cpu memory\n");
+        assert!(!controls(tree.path()));
+        write("cgroup.controllers", "cpuset cpu io memory pids\n");
+        assert!(controls(tree.path()));
+    }
 }
