@@ -25,10 +25,13 @@ fn solder(machine: &Machine) {
 
 /// As a boot does it.
 fn boot(machine: &mut Machine) {
-    match long() {
-        true => machine.reboot(),
-        false => drop(machine.expect(0, &["boot"])),
+    if !long() {
+        machine.expect(0, &["boot"]);
+        return;
     }
+    const BOOT: Duration = Duration::from_secs(180);
+    machine.reboot();
+    machine.until("systemctl is-active rediacc-autostart.service", BOOT);
 }
 
 #[test]
