@@ -2,13 +2,12 @@
 //! come back at boot, and their end when the machine stops.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use super::output;
 use super::repository::{records, unseen};
 use super::session::{How, Session};
 use crate::host::{Host as _, Scope};
-use crate::model::{Act, Actual, Backing, Guid, Layout, Object, Record, StoreAct, Suspension};
+use crate::model::{Act, Actual, Guid, Layout, Object, Record, StoreAct, Suspension};
 
 /// Open the repositories that come back at boot, without a passphrase or a manifest
 #[derive(Debug, clap::Args)]
@@ -25,25 +24,12 @@ pub async fn run(args: &Args, layout: Layout) -> anyhow::Result<u8> {
     match args.stop {
         true => close(session).await,
         false => {
-            wait_for_disk(session.host.backing()).await;
+            if let Some(path) = session.host.lacks_disk() {
+                output::say(&format!("waiting for {}\n", path.display()));
+                session.host.wait_for_disk().await;
+            }
             open(session).await
         }
-    }
-}
-
-/// Disks come in their own time after a boot. Without it nothing could be opened.
-async fn wait_for_disk(backing: &Backing) {
-    const PATIENCE: Duration = Duration::from_secs(30);
-    const BETWEEN: Duration = Duration::from_millis(200);
-    let Backing::Device(path) = backing else {
-        return;
-    };
-    let until = Instant::now() + PATIENCE;
-    if !path.exists() {
-        output::say(&format!("waiting for {}\n", path.display()));
-    }
-    while !path.exists() && Instant::now() < until {
-        tokio::time::sleep(BETWEEN).await;
     }
 }
 

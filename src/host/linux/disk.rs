@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use serde::Deserialize;
@@ -73,6 +74,16 @@ pub(super) fn file(path: &Path) -> Part<Size> {
             seen.total
         )),
         Ok(Some(_)) => Part::Known(size),
+    }
+}
+
+/// Waits for a device that comes late after a boot; for the longest it may take.
+pub(super) async fn wait(path: &Path) {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const BETWEEN: Duration = Duration::from_millis(200);
+    let until = Instant::now() + PATIENCE;
+    while !path.exists() && Instant::now() < until {
+        tokio::time::sleep(BETWEEN).await;
     }
 }
 

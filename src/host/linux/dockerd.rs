@@ -17,8 +17,8 @@ use super::systemd::{self, State, Systemd};
 use super::{LinuxHost, datastore, limits, records, storage, tools, units};
 use crate::host::{Done, StepError};
 use crate::model::{
-    Actual, Blocked, Guid, LOG_LIMITS, Layout, NetworkId, Part, Record, Repository, Step, Stop,
-    Volume,
+    Actual, Blocked, Guid, LOG_LIMITS, Layout, NetworkId, Part, Record, Repository, ResourceLimits,
+    Step, Stop, Volume,
 };
 
 /// A first start on a slow machine takes 12 s.
@@ -211,21 +211,19 @@ async fn spawn(
 
 /// Has the slice of a daemon that runs keep the limits of its record.
 async fn limit(layout: &Layout, guid: Guid, network: NetworkId) -> Result<Done, StepError> {
+    let wanted = recorded(layout, guid)?;
+    if limits::kept(layout, network).is_none_or(|kept| kept == wanted) {
+        return Ok(Done::Already);
+    }
     let systemd = Systemd::connect().await?;
-    set_limits(&systemd, layout, guid, network).await?;
+    limits::set(&systemd, network, &wanted).await?;
     Ok(Done::Changed)
 }
 
-async fn set_limits(
-    systemd: &Systemd,
-    layout: &Layout,
-    guid: Guid,
-    network: NetworkId,
-) -> Result<(), StepError> {
+/// What its record limits a repository to.
+fn recorded(layout: &Layout, guid: Guid) -> Result<ResourceLimits, StepError> {
     let record = readable(records::record(layout, guid))?;
-    let limits = record.map(|record| record.limits).unwrap_or_default();
-    let properties = limits::properties(&limits);
-    systemd.set(&limits::slice(network), &properties).await
+    Ok(record.map(|record| record.limits).unwrap_or_default())
 }
 
 async fn start_units(
@@ -241,7 +239,7 @@ async fn start_units(
     let files = units::daemon(layout, binary, guid, network, group.map(|_| GROUP));
     let systemd = Systemd::connect().await?;
     systemd.write(Path::new(units::RUN), &files).await?;
-    set_limits(&systemd, layout, guid, network).await?;
+    limits::set(&systemd, network, &recorded(layout, guid)?).await?;
     for file in files {
         systemd.start(&file.name).await?;
     }

@@ -167,6 +167,15 @@ fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether something is there, by any kind.
+pub(super) fn presence(path: &Path) -> Part<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
+        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
+        Ok(_) => Part::Known(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

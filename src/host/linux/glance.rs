@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    LinuxHost, blocking, btrfs, containers, datastore, freeze, image_files, key, project_files,
+    LinuxHost, blocking, btrfs, containers, datastore, files, freeze, image_files, project_files,
     records, revisions, router, routes, snapshots, storage,
 };
 use crate::host::StepError;
@@ -69,7 +69,7 @@ fn glance(host: &LinuxHost, step: &Step) -> Option<Actual> {
         | Step::Close(guid) => {
             let repo = Repository {
                 storage: storage::observe(&host.place(Volume::Image(*guid))),
-                key: key::observe(&layout.key(*guid)),
+                key: files::presence(&layout.key(*guid)),
                 ..Repository::default()
             };
             actual.repositories = of_one(*guid, repo);

@@ -5,16 +5,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 use super::passphrase::Passphrase;
 use super::program::{Program, is_installed};
 use crate::host::StepError;
-use crate::model::Part;
 
 /// Its length in bytes. What the chip sealed is longer.
 const LENGTH: usize = 256;
@@ -23,15 +20,6 @@ const TPM: &str = "/dev/tpmrm0";
 /// What the sealed key is called, so that it is taken for nothing else. The same for
 /// all: a copy takes over the key of its parent.
 const NAME: &str = "--name=renet-boot-key";
-
-/// Whether there is one.
-pub(super) fn observe(path: &Path) -> Part<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
-        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
-        Ok(_) => Part::Known(()),
-    }
-}
 
 /// Makes a random one, and writes it as it may lie on the disk.
 pub(super) async fn make(path: &Path) -> Result<Passphrase, StepError> {
@@ -116,23 +104,6 @@ pub(super) fn discard(path: &Path) -> Result<(), StepError> {
     discard().map_err(|error| wrong(path, error))
 }
 
-/// A file that is in memory alone, for a program that wants a path.
-pub(super) struct InMemory(std::os::fd::OwnedFd);
-
-impl InMemory {
-    pub(super) fn of(secret: &Passphrase) -> io::Result<Self> {
-        let memory = memfd_create(c"key", MFdFlags::MFD_CLOEXEC)?;
-        File::from(memory.try_clone()?).write_all(secret.bytes())?;
-        Ok(Self(memory))
-    }
-
-    /// Where other programs of root's find it.
-    pub(super) fn path(&self) -> PathBuf {
-        let (pid, fd) = (std::process::id(), self.0.as_raw_fd());
-        format!("/proc/{pid}/fd/{fd}").into()
-    }
-}
-
 fn wrong(path: &Path, error: io::Error) -> StepError {
     StepError::machine(format!("{}: {error}", path.display()))
 }
@@ -142,24 +113,24 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+    use crate::host::linux::files::presence;
+    use crate::model::Part;
 
     #[tokio::test]
     async fn a_key_lies_there_for_root_alone_until_it_is_discarded() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys/own.key");
-        assert_eq!(observe(&path), Part::Absent);
+        assert_eq!(presence(&path), Part::Absent);
         let key = make(&path).await.unwrap();
-        assert_eq!(observe(&path), Part::Known(()));
+        assert_eq!(presence(&path), Part::Known(()));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(read(&path).await.unwrap().is(&key));
         let other = folder.path().join("keys/copy.key");
         copy(&path, &other).unwrap();
         assert!(read(&other).await.unwrap().is(&key));
-        let memory = InMemory::of(&key).unwrap();
-        assert_eq!(&fs::read(memory.path()).unwrap(), &**key.bytes());
         discard(&path).unwrap();
         discard(&path).unwrap();
-        assert_eq!(observe(&path), Part::Absent);
+        assert_eq!(presence(&path), Part::Absent);
         // What no chip sealed is refused with what helps.
         fs::write(&path, "nothing that was sealed").unwrap();
         let error = read(&path).await.unwrap_err();

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::systemd::{self, UnitFile};
+use super::systemd::{self, Systemd, UnitFile};
+use crate::host::StepError;
 use crate::model::{Layout, NetworkId, ResourceLimits, Size};
 
 /// Where the one tree of control groups is.
@@ -76,15 +77,21 @@ TasksAccounting=yes
     }
 }
 
-/// The same as systemd calls it: bytes, microseconds of a second, and processes.
-pub(super) fn properties(limits: &ResourceLimits) -> [(&'static str, u64); 3] {
+/// Has systemd, and by it the kernel, keep these limits.
+pub(super) async fn set(
+    systemd: &Systemd,
+    network: NetworkId,
+    limits: &ResourceLimits,
+) -> Result<(), StepError> {
     const NONE: u64 = u64::MAX;
     let cpus = limits.cpus.map_or(NONE, |cpus| u64::from(cpus) * 10_000);
-    [
+    // In bytes, microseconds of a second, and processes.
+    let properties = [
         ("MemoryMax", limits.memory.map_or(NONE, Size::as_bytes)),
         ("CPUQuotaPerSecUSec", cpus),
         ("TasksMax", limits.pids.map_or(NONE, u64::from)),
-    ]
+    ];
+    systemd.set(&slice(network), &properties).await
 }
 
 #[cfg(test)]

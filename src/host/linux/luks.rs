@@ -11,8 +11,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::ext4;
-use super::key::InMemory;
-use super::passphrase::Passphrase;
+use super::passphrase::{InMemory, Passphrase};
 use super::program::Program;
 use crate::host::{Done, StepError};
 use crate::model::{Guid, Header, Part, Pbkdf, Size};

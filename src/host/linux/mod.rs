@@ -108,6 +108,21 @@ impl LinuxHost {
         self.secrets.observe(&self.layout)
     }
 
+    /// The device that the datastore lies on, where it is not there yet.
+    pub fn lacks_disk(&self) -> Option<&std::path::Path> {
+        match &self.backing {
+            Backing::Device(path) if !path.exists() => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Waits for that device, up to 30 s.
+    pub async fn wait_for_disk(&self) {
+        if let Some(path) = self.lacks_disk() {
+            disk::wait(path).await;
+        }
+    }
+
     /// What the datastore lies on.
     pub fn backing(&self) -> &Backing {
         &self.backing

@@ -1,8 +1,12 @@
 //! A passphrase or a key, as long as it is in memory.
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 /// Longer than any passphrase, in bytes; shorter than what would hurt.
@@ -68,6 +72,23 @@ impl Passphrase {
     }
 }
 
+/// A file that is in memory alone, for a program that wants a path.
+pub(super) struct InMemory(OwnedFd);
+
+impl InMemory {
+    pub(super) fn of(secret: &Passphrase) -> io::Result<Self> {
+        let memory = memfd_create(c"key", MFdFlags::MFD_CLOEXEC)?;
+        File::from(memory.try_clone()?).write_all(secret.bytes())?;
+        Ok(Self(memory))
+    }
+
+    /// Where other programs of root's find it.
+    pub(super) fn path(&self) -> PathBuf {
+        let (pid, fd) = (std::process::id(), self.0.as_raw_fd());
+        format!("/proc/{pid}/fd/{fd}").into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +108,15 @@ mod tests {
             assert!(read(empty).is_err(), "{empty:?}");
         }
         assert!(Passphrase::read(io::repeat(b'x')).is_err());
+    }
+
+    #[test]
+    fn what_is_in_memory_has_a_path_for_as_long_as_it_is() {
+        let secret = Passphrase::new(b"canary".to_vec()).unwrap();
+        let memory = InMemory::of(&secret).unwrap();
+        let path = memory.path();
+        assert_eq!(std::fs::read(&path).unwrap(), b"canary");
+        drop(memory);
+        assert!(std::fs::read(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    LinuxHost, blocking, compose, containers, dockerd, freeze, image_files, key, project_files,
+    LinuxHost, blocking, compose, containers, dockerd, files, freeze, image_files, project_files,
     records, revisions, snapshots, storage, supervisor,
 };
 use crate::host::Scope;
@@ -54,7 +54,7 @@ async fn outline(host: &LinuxHost, guid: Guid, stray: Option<NetworkId>) -> Repo
             trash: storage::file(&host.layout.trash(guid)),
             replaced: image_files::replaced(&host.layout, guid),
             snapshots: snapshots::observe(&host.layout, guid),
-            key: key::observe(&host.layout.key(guid)),
+            key: files::presence(&host.layout.key(guid)),
             slots: Part::Hidden,
             files: Part::Hidden,
             given: BTreeMap::new(),
@@ -168,7 +168,7 @@ fn closed(host: &LinuxHost, guid: Guid, record: Part<Record>, frozen: Part<()>) 
         trash,
         replaced: image_files::replaced(layout, guid),
         snapshots: snapshots::observe(layout, guid),
-        key: key::observe(&layout.key(guid)),
+        key: files::presence(&layout.key(guid)),
         slots,
         files,
         hooks,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{LinuxHost, btrfs, disk, ext4, loop_device, luks, mount};
+use super::{LinuxHost, btrfs, disk, ext4, files, loop_device, luks, mount};
 use crate::host::{Done, StepError};
 use crate::model::{Backing, Header, Mount, Part, Size, Storage, Volume};
 
@@ -206,21 +206,13 @@ pub(super) fn outline(place: &Place) -> Storage {
 /// Whatever is half-made: the file, or what it is made from, whose removal a power
 /// cut may have undone.
 fn staging(place: &Place) -> Part<()> {
-    let mut seen = presence(&place.staging);
+    let mut seen = files::presence(&place.staging);
     for snapshot in &place.snapshots {
         if seen.is_absent() {
-            seen = presence(snapshot);
+            seen = files::presence(snapshot);
         }
     }
     seen
-}
-
-fn presence(path: &Path) -> Part<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Part::Absent,
-        Err(error) => Part::Unknown(format!("{}: {error}", path.display())),
-        Ok(_) => Part::Known(()),
-    }
 }
 
 /// A volume counts as mounted when all of its mounts are there: what a crash
